@@ -1,0 +1,83 @@
+"""The import hook: when `basicsr` is imported, mend it and register this package's classes.
+
+`basicsr_plugins_autoload.pth` in site-packages imports this package at interpreter start, unless
+`BASICSR_PLUGINS_AUTOLOAD=0`. So nothing here may be heavy (only `sys` is imported) and nothing may fail aloud: whatever
+goes wrong inside the hook is one line of warning, and the import of `basicsr` goes on.
+"""
+
+import sys
+
+
+class BasicSRFinder:
+    """Meta path finder that wraps the import of the top-level package `basicsr`, and of nothing else."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != 'basicsr':
+            return None
+        sys.meta_path.remove(self)
+        spec = None
+        for finder in list(sys.meta_path):
+            find_spec = getattr(finder, 'find_spec', None)
+            spec = find_spec(fullname, path, target) if find_spec else None
+            if spec is not None:
+                break
+        if spec is None or spec.loader is None:  # no BasicSR, or a bare folder of that name: not ours to mend
+            sys.meta_path.insert(0, self)
+            return None
+        self._wrap(spec.loader)
+        return spec
+
+    def _wrap(self, loader):
+        """Shadow `loader.exec_module` once, so that the module keeps its own loader afterwards."""
+        exec_module = loader.exec_module
+
+        def exec_and_register(module):
+            del loader.exec_module
+            try:
+                guarded(apply_before_import)
+                exec_module(module)
+            except BaseException:
+                sys.meta_path.insert(0, self)  # the import failed; the next attempt is wrapped again
+                raise
+            guarded(register)
+
+        loader.exec_module = exec_and_register
+
+
+def guarded(function):
+    """Call `function`; an error in it becomes one line on standard error."""
+    try:
+        function()
+    except Exception as error:
+        text = ' '.join(f'{type(error).__name__}: {error}'.split())
+        print(f'basicsr_plugins: warning: {function.__name__} failed, BasicSR goes on without it ({text})', file=sys.stderr)
+
+
+def install():
+    """Install the hook, once. Where `basicsr` is imported already, call `register()`."""
+    if not any(isinstance(finder, BasicSRFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, BasicSRFinder())
+
+
+def apply_before_import():
+    """What `basicsr` needs before it can be imported."""
+    from basicsr_plugins import compat
+
+    compat.apply_before_import()
+
+
+def register():
+    """Mend BasicSR and put this package's classes into its registries. Calling it again is harmless."""
+    from importlib import import_module
+
+    from basicsr_plugins import compat
+
+    compat.apply()
+    for module in (
+        
+        'archs.efar_arch',
+        'data.vsr_train_dataset',
+        'data.vsr_test_dataset',
+        'models.vsr_model',
+    ):
+        import_module(f'basicsr_plugins.{module}')
