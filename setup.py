@@ -27,7 +27,7 @@ class DistributionWithData(Distribution):
 def read_version():
     init = Path(__file__).parent / 'basicsr_plugins' / '__init__.py'
     line = next(text for text in init.read_text(encoding='utf-8').splitlines() if text.startswith('__version__'))
-    return line.split('=')[1].strip().strip("'\"")
+    return line.split('=')[1].strip().strip('\'"')
 
 
 setup(

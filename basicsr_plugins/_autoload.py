@@ -7,6 +7,14 @@ goes wrong inside the hook is one line of warning, and the import of `basicsr` g
 
 import sys
 
+MODULES = (  # each registers its classes when imported
+    'archs.bicubic_arch',
+    'archs.efar_arch',
+    'data.vsr_train_dataset',
+    'data.vsr_test_dataset',
+    'models.vsr_model',
+)
+
 
 class BasicSRFinder:
     """Meta path finder that wraps the import of the top-level package `basicsr`, and of nothing else."""
@@ -50,7 +58,10 @@ def guarded(function):
         function()
     except Exception as error:
         text = ' '.join(f'{type(error).__name__}: {error}'.split())
-        print(f'basicsr_plugins: warning: {function.__name__} failed, BasicSR goes on without it ({text})', file=sys.stderr)
+        print(
+            f'basicsr_plugins: warning: {function.__name__} failed, BasicSR goes on without it ({text})',
+            file=sys.stderr,
+        )
 
 
 def install():
@@ -71,13 +82,10 @@ def register():
     from importlib import import_module
 
     from basicsr_plugins import compat
+    from basicsr_plugins.errors import install_excepthook
 
     compat.apply()
-    for module in (
-        
-        'archs.efar_arch',
-        'data.vsr_train_dataset',
-        'data.vsr_test_dataset',
-        'models.vsr_model',
-    ):
+    for module in MODULES:
         import_module(f'basicsr_plugins.{module}')
+    import_module('basicsr_plugins.data.sampling').use_draws()
+    install_excepthook()

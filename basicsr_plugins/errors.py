@@ -1,6 +1,10 @@
 """What the user gave cannot be used: one exception class, one way to report it."""
 
+from __future__ import annotations
+
+import difflib
 import sys
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
@@ -8,6 +12,54 @@ class InputError(ValueError):
 
     The message is one sentence that names the file, the key or the value and says the mend.
     """
+
+
+def check_keys(where: str, options: Mapping, required: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """Refuse unknown and missing keys of an option section.
+
+    Args:
+        where: Name of the section for the message, as in `datasets.train`.
+        options: The section.
+        required: Keys that must be there.
+        optional: Keys that may be there.
+
+    Raises:
+        InputError: Naming the key, and for an unknown one the nearest valid key.
+    """
+    required = list(required)
+    known = required + list(optional)
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f'did you mean {near[0]!r}?' if near else f'valid keys are {", ".join(sorted(known))}.'
+            raise InputError(f'{where}: there is no key {key!r}; {hint}')
+    for key in required:
+        if key not in options:
+            raise InputError(f'{where}: the key {key!r} is missing.')
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line; of one that came through a DataLoader worker, only the cause."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith('Caught '):  # DataLoader puts the worker's whole traceback into the message
+        return lines[-1].split(': ', 1)[-1]
+    return ' '.join(line.strip() for line in lines)
+
+
+def install_excepthook() -> None:
+    """End a program that an `InputError` stops with one line, not with a traceback. Other errors are left alone."""
+    previous = sys.excepthook
+    if getattr(previous, 'reports_input_errors', False):
+        return
+
+    def excepthook(kind, error, traceback):
+        if isinstance(error, InputError):
+            print(f'error: {one_line(error)}', file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
+
+    excepthook.reports_input_errors = True
+    sys.excepthook = excepthook
 
 
 def run_script(main):
@@ -19,7 +71,7 @@ def run_script(main):
     try:
         code = main()
     except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {one_line(error)}', file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

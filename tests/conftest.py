@@ -1,5 +1,9 @@
-"""Shared fixtures. `../shared` holds real clips and weights; tests that use it skip, and say why, where it is absent."""
+"""Shared fixtures. Tests that use the real clips and weights of `../shared` skip, and say so, where it is absent."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,3 +18,30 @@ def shared():
     if not folder.is_dir():
         pytest.skip(f'{folder} is absent: real clips and SpyNet weights are not part of the project')
     return folder
+
+
+@pytest.fixture(scope='session')
+def run():
+    """Run a command as a user would; the result has returncode, stdout and stderr."""
+
+    def run_command(*command, cwd, check=True, **environment):
+        command = [sys.executable if part == 'python' else str(part) for part in command]
+        result = subprocess.run(
+            command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
+        )
+        if check and result.returncode != 0:
+            raise AssertionError(f'{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}')
+        return result
+
+    return run_command
+
+
+@pytest.fixture
+def basicsr_checkout(tmp_path):
+    """A BasicSR checkout: the unmodified package beside `options/` and `datasets/`."""
+    import basicsr
+
+    shutil.copytree(Path(basicsr.__file__).parent, tmp_path / 'basicsr', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copytree(PROJECT / 'options', tmp_path / 'options')
+    (tmp_path / 'datasets').mkdir()
+    return tmp_path

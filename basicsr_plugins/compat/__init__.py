@@ -1,12 +1,26 @@
-"""What BasicSR 1.4.2 needs on today's stack, one patch per function."""
+"""What BasicSR 1.4.2 needs on today's stack: one patch per function, listed in README.
+
+Each patch looks whether it is needed and does nothing where it is not. Those in `imports` must run before `basicsr` is
+imported, the others after.
+"""
+
+from __future__ import annotations
 
 
-def apply_before_import():
+def apply_before_import() -> None:
+    """Apply the patches without which `import basicsr` fails."""
     from basicsr_plugins.compat import imports
 
     for patch in imports.PATCHES:
         patch()
 
 
-def apply():
+def apply() -> None:
+    """Apply all patches. Calling it again is harmless."""
     apply_before_import()
+
+    from basicsr_plugins.compat import devices, networks, options, resume
+
+    for module in (options, devices, resume, networks):
+        for patch in module.PATCHES:
+            patch()

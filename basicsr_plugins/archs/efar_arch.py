@@ -1,0 +1,184 @@
+"""EFAR: video super-resolution with an enhanced feature alignment recurrent structure.
+
+Paper: "Video super-resolution based on an enhanced feature alignment recurrent structure" (in Chinese). A bidirectional
+recurrent network like BasicVSR, in which every step aligns two neighbours to the current frame, one on each side, by
+deformable convolution around the optical flow (Section 2.3), with a multi-branch feature extractor (Section 2.2) and an
+upsampler that sees the LR frame at two scales (Section 2.4). At the defaults it has 6.79 M parameters (paper: 6.8 M).
+
+Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from basicsr.archs.basicvsr_arch import ConvResidualBlocks
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet
+from basicsr_plugins.errors import InputError
+
+
+@ARCH_REGISTRY.register()
+class EFAR(nn.Module):
+    """EFAR, x4.
+
+    Args:
+        num_feat: Channels of the features.
+        num_block: Residual blocks in each direction.
+        dilations: Dilation rates of the extractor's branches.
+        num_extract_block: Multi-branch blocks in the extractor.
+        deform_groups: Groups of channels that share an offset; divides `num_feat`.
+        coupled_propagation: Whether the forward pass sees the backward pass's state of the same frame.
+        max_residue_magnitude: Bound of the predicted offsets around the flow, in LR pixels; None for none.
+        spynet_path: SpyNet weights in the format of BasicSR's `SpyNet(load_path)`; without, flow starts untrained.
+
+    Raises:
+        InputError: If an argument is out of its range, or `spynet_path` does not hold SpyNet weights.
+    """
+
+    scale = 4
+
+    def __init__(
+        self,
+        num_feat: int = 64,
+        num_block: int = 30,
+        dilations: Sequence[int] = (1, 2, 3, 4),
+        num_extract_block: int = 1,
+        deform_groups: int = 1,
+        coupled_propagation: bool = False,
+        max_residue_magnitude: float | None = None,
+        spynet_path: str | None = None,
+    ):
+        super().__init__()
+        if deform_groups < 1 or num_feat % deform_groups:
+            raise InputError(f'EFAR: deform_groups ({deform_groups}) must divide num_feat ({num_feat}).')
+        if not dilations or min(dilations) < 1:
+            raise InputError(f'EFAR: dilations must be one or more rates from 1 on, but is {list(dilations)}.')
+        self.coupled_propagation = coupled_propagation
+
+        self.spynet = build_spynet(spynet_path)
+        self.extractor = nn.Sequential(
+            nn.Conv2d(3, num_feat, 3, 1, 1),
+            *(MultiBranchBlock(num_feat, tuple(dilations)) for _ in range(num_extract_block)),
+        )
+        self.backward_propagation = EnhancedPropagation(num_feat, num_block, deform_groups, max_residue_magnitude)
+        self.forward_propagation = EnhancedPropagation(
+            num_feat, num_block, deform_groups, max_residue_magnitude, num_extra=num_feat if coupled_propagation else 0
+        )
+        self.upsampler = MultiScaleUpsampler(num_feat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale a sequence.
+
+        Args:
+            x: (b, t, 3, h, w), RGB in [0, 1]; any t from 1 on, any h and w.
+
+        Returns:
+            (b, t, 3, 4 * h, 4 * w).
+        """
+        if x.dim() != 5 or x.size(2) != 3:
+            raise InputError(f'EFAR takes frames of shape (b, t, 3, h, w), but got {tuple(x.shape)}.')
+        frames = x.unbind(1)  # t x (b, 3, h, w); frame by frame, so that memory does not grow with the batch of frames
+        last = len(frames) - 1
+        feats = [self.extractor(frame) for frame in frames]
+        to_next = [self.spynet(frames[i], frames[i + 1]) for i in range(last)] + [None]  # flow i -> i + 1
+        to_previous = [None] + [self.spynet(frames[i + 1], frames[i]) for i in range(last)]  # flow i -> i - 1
+
+        backward_states = [None] * len(frames)
+        state = None
+        for i in range(last, -1, -1):
+            previous = feats[i - 1] if i > 0 else None
+            state = self.backward_propagation(frames[i], feats[i], state, to_next[i], previous, to_previous[i])
+            backward_states[i] = state
+
+        outputs = []
+        state = None
+        for i in range(last + 1):
+            following = feats[i + 1] if i < last else None
+            extra = backward_states[i] if self.coupled_propagation else None
+            state = self.forward_propagation(frames[i], feats[i], state, to_previous[i], following, to_next[i], extra)
+            outputs.append(self.upsampler(frames[i], backward_states[i], state))
+        return torch.stack(outputs, dim=1)
+
+
+class EnhancedPropagation(nn.Module):
+    """One step of one direction (Section 2.3): align a neighbour from each side, fuse, 30 residual blocks.
+
+    Args:
+        num_feat: Channels of features and state.
+        num_block: Residual blocks.
+        deform_groups, max_residue_magnitude: As in `FlowGuidedAlignment`.
+        num_extra: Channels of one more input to the fusion.
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        num_block: int,
+        deform_groups: int,
+        max_residue_magnitude: float | None,
+        num_extra: int = 0,
+    ):
+        super().__init__()
+        self.align_state = FlowGuidedAlignment(num_feat, deform_groups, max_residue_magnitude)
+        self.align_neighbour = FlowGuidedAlignment(num_feat, deform_groups, max_residue_magnitude)
+        self.fusion = ConvResidualBlocks(3 + 3 * num_feat + num_extra, num_feat, num_block)
+
+    def forward(
+        self,
+        frame: Tensor,
+        feat: Tensor,
+        state: Tensor | None,
+        flow_to_state: Tensor | None,
+        neighbour: Tensor | None,
+        flow_to_neighbour: Tensor | None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """The state of the current frame; a neighbour that does not exist (None) contributes zeros.
+
+        Args:
+            frame: (b, 3, h, w), the LR frame.
+            feat: (b, c, h, w), its feature.
+            state: (b, c, h, w), the previous step's result.
+            neighbour: (b, c, h, w), the feature of the frame on the other side.
+            flow_to_state, flow_to_neighbour: (b, 2, h, w), from the current frame to those, in pixels, channel 0 = x.
+            extra: (b, num_extra, h, w).
+
+        Returns:
+            (b, c, h, w).
+        """
+        zeros = torch.zeros_like(feat)
+        aligned_state = zeros if state is None else self.align_state(feat, state, flow_to_state)
+        aligned_neighbour = zeros if neighbour is None else self.align_neighbour(feat, neighbour, flow_to_neighbour)
+        inputs = [frame, feat, aligned_state, aligned_neighbour]
+        if extra is not None:
+            inputs.append(extra)
+        return self.fusion(torch.cat(inputs, dim=1))
+
+
+class MultiScaleUpsampler(nn.Module):
+    """Upsampling that sees the LR frame again at x2 and adds it at x4 (Section 2.4, Figure 4)."""
+
+    def __init__(self, num_feat: int):
+        super().__init__()
+        self.fusion = nn.Conv2d(2 * num_feat, num_feat, 1)
+        self.upconv1 = nn.Conv2d(num_feat, 4 * num_feat, 3, 1, 1)
+        self.fusion_x2 = nn.Conv2d(num_feat + 3, num_feat, 1)
+        self.upconv2 = nn.Conv2d(num_feat, 4 * 64, 3, 1, 1)
+        self.conv_last = nn.Conv2d(64, 3, 3, 1, 1)
+        self.pixel_shuffle = nn.PixelShuffle(2)
+        self.lrelu = nn.LeakyReLU(0.1, inplace=True)
+
+    def forward(self, frame: Tensor, backward_state: Tensor, forward_state: Tensor) -> Tensor:
+        """(b, 3, h, w) and twice (b, c, h, w) -> (b, 3, 4 * h, 4 * w)."""
+        feat = self.lrelu(self.fusion(torch.cat((backward_state, forward_state), dim=1)))
+        feat_x2 = self.lrelu(self.pixel_shuffle(self.upconv1(feat)))  # (b, c, 2h, 2w)
+        frame_x2 = F.interpolate(frame, scale_factor=2, mode='bilinear', align_corners=False)
+        feat_x2 = self.lrelu(self.fusion_x2(torch.cat((feat_x2, frame_x2), dim=1)))
+        feat_x4 = self.lrelu(self.pixel_shuffle(self.upconv2(feat_x2)))  # (b, 64, 4h, 4w)
+        frame_x4 = F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)
+        return self.conv_last(feat_x4) + frame_x4

@@ -1,0 +1,92 @@
+"""Taking training up again: from the newest state that loads, on any device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import basicsr.train
+import torch
+from basicsr.utils import check_resume
+from basicsr.utils.dist_util import get_dist_info
+
+from basicsr_plugins.compat.options import output_root
+from basicsr_plugins.compat.rebind import wrap
+from basicsr_plugins.errors import InputError, one_line
+
+
+def load_resume_state() -> None:
+    """Resume without CUDA, and past damaged files.
+
+    BasicSR maps the state to the current CUDA device, in every version: RuntimeError without one. Its `--auto_resume`
+    looks below the current folder, not below the root, and dies on a state that a crash left half-written. Here the
+    newest state that loads, with its networks, is taken, and what was skipped is said.
+    """
+
+    def make(original):
+        def load(opt):
+            # train_pipeline has just overwritten what parse_options gave; tb_logger goes below it
+            opt['root_path'] = str(output_root(opt['root_path']))
+            if opt['auto_resume']:
+                path, state = _newest_state(opt)
+            elif opt['path'].get('resume_state'):
+                path = Path(opt['path']['resume_state'])
+                state = _load_state(opt, path)
+            else:
+                return None
+            if state is None:
+                return None
+            opt['path']['resume_state'] = str(path)
+            check_resume(opt, state['iter'])
+            opt['datasets']['train']['resume'] = {'epoch': state['epoch'], 'iter': state['iter']}
+            return state
+
+        return load
+
+    wrap(basicsr.train, 'load_resume_state', make)
+
+
+def _newest_state(opt: dict) -> tuple[Path | None, dict | None]:
+    """The newest training state of the experiment that loads, or (None, None) if there is no state at all."""
+    folder = Path(opt['path']['training_states'])
+    paths = sorted((path for path in folder.glob('*.state') if path.stem.isdigit()), key=lambda path: -int(path.stem))
+    reason = ''
+    for path in paths:
+        try:
+            return path, _load_state(opt, path)
+        except InputError as error:
+            reason = reason or str(error)
+            if get_dist_info()[0] == 0:
+                print(f'--auto_resume skips {path.name}: {error}', flush=True)
+    if paths:
+        raise InputError(f'--auto_resume: none of the {len(paths)} states in {folder} loads; {reason}')
+    return None, None
+
+
+def _load_state(opt: dict, path: Path) -> dict:
+    """A training state and proof that the networks saved with it load.
+
+    Raises:
+        InputError: Naming the file that is missing or damaged.
+    """
+    state = _load(path)
+    if not {'epoch', 'iter', 'optimizers', 'schedulers'} <= set(state):
+        raise InputError(f'{path} is not a training state of BasicSR.')
+    ignored = opt['path'].get('ignore_resume_networks') or ()
+    for network in (key for key in opt if key.startswith('network_') and key not in ignored):
+        _load(Path(opt['path']['models']) / f'net_{network[len("network_") :]}_{state["iter"]}.pth')
+    return state
+
+
+def _load(path: Path) -> dict:
+    if not path.is_file():
+        raise InputError(f'there is no file {path}.')
+    try:
+        data = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # whatever torch's readers raise on a damaged file
+        raise InputError(f'{path} does not load ({one_line(error)[:120]}).') from error
+    if not isinstance(data, dict):
+        raise InputError(f'{path} is not a checkpoint of BasicSR.')
+    return data
+
+
+PATCHES = (load_resume_state,)

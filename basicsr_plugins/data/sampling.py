@@ -1,0 +1,88 @@
+"""The same seed gives the same samples, whatever the number of workers and processes, and after a resume.
+
+The toolbox seeds each DataLoader worker, so its crops and flips depend on how many workers there are, and a resumed run
+starts its epoch anew. Here every sample is drawn with a seed of its own: (seed, epoch, position in the epoch).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import basicsr.data
+from torch.utils.data import Sampler
+
+from basicsr_plugins.compat.rebind import wrap
+
+
+class Draw(NamedTuple):
+    """What the sampler gives to `__getitem__`: which item, and the seed of this draw of it."""
+
+    index: int
+    seed: tuple[int, ...]
+
+
+class DrawSampler(Sampler):
+    """Give every draw of the toolbox's `EnlargedSampler` a seed of its own, and skip those that training has had.
+
+    Positions count over all processes: one process with batch 4 and two with batch 2 see the same samples.
+
+    Args:
+        sampler: The toolbox's sampler, with `epoch`, `rank` and `num_replicas`.
+        seed: The run's seed (`manual_seed`).
+        batch_size: Samples in a batch of this process.
+        resume: `epoch` and `iter` where training resumes; None for a fresh start.
+    """
+
+    def __init__(self, sampler: Sampler, seed: int, batch_size: int, resume: dict | None = None):
+        self.sampler = sampler
+        self.seed = seed
+        self.batch_size = batch_size
+        self.resume = resume
+
+    def __iter__(self) -> Iterator[Draw]:
+        epoch = self.sampler.epoch
+        skip = self._draws_to_skip(epoch)
+        for number, index in enumerate(self.sampler):
+            if number >= skip:
+                position = number * self.sampler.num_replicas + self.sampler.rank
+                yield Draw(index, (self.seed, epoch, position))
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def _draws_to_skip(self, epoch: int) -> int:
+        """What the interrupted run has drawn in this epoch; none if the batch size changed since."""
+        if self.resume is None or epoch != self.resume['epoch']:
+            return 0
+        batches = len(self.sampler) // self.batch_size
+        done = self.resume['iter'] - epoch * batches
+        return done * self.batch_size if 0 <= done <= batches else 0
+
+
+@contextlib.contextmanager
+def seeded(seed: tuple[int, ...]) -> Iterator[None]:
+    """Seed Python's `random`, which the toolbox's crops and flips draw from, and put its state back afterwards."""
+    state = random.getstate()
+    random.seed(repr(seed))
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def use_draws() -> None:
+    """Let `build_dataloader` wrap the sampler of those datasets that say `takes_draws = True`."""
+
+    def make(original):
+        def build_dataloader(dataset, dataset_opt, num_gpu=1, dist=False, sampler=None, seed=None):
+            if sampler is not None and getattr(dataset, 'takes_draws', False):
+                batch_size = dataset_opt['batch_size_per_gpu'] * (1 if dist else max(num_gpu, 1))
+                sampler = DrawSampler(sampler, seed, batch_size, dataset_opt.get('resume'))
+            return original(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed)
+
+        return build_dataloader
+
+    wrap(basicsr.data, 'build_dataloader', make)

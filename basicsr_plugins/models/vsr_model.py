@@ -1,0 +1,288 @@
+"""The model class for video super-resolution networks inside the toolbox's trainer.
+
+It builds on the toolbox's `VideoRecurrentModel` and keeps its options. What is its own: validation on any device and
+over any number of processes, EMA weights in it, images during training, metrics per clip on file, files written whole
+or not at all, and a frozen flow network that stays frozen through a resume and under DDP.
+
+Shape shorthand: t frames, h and w height and width of the LQ frame, s the scale.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from basicsr.metrics import calculate_metric
+from basicsr.models.video_recurrent_model import VideoRecurrentModel
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils.dist_util import get_dist_info, master_only
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from torch import Tensor, nn
+from torch import distributed as dist
+from tqdm import tqdm
+
+from basicsr_plugins.errors import InputError, check_keys, one_line
+
+TRAIN_KEYS = [
+    'ema_decay',
+    'optim_g',
+    'scheduler',
+    'total_iter',
+    'warmup_iter',
+    'fix_flow',
+    'flow_lr_mul',
+    'pixel_opt',
+    'perceptual_opt',
+] + (
+    'pixel_opt',
+    'perceptual_opt',
+)
+VAL_KEYS = ['val_freq', 'save_img', 'metrics', 'pbar', 'suffix', 'flip_seq', 'center_frame_only']
+
+
+@MODEL_REGISTRY.register()
+class VSRModel(VideoRecurrentModel):
+    """Trains, validates and tests networks that take a sequence: (b, t, 3, h, w) -> (b, t, 3, s * h, s * w).
+
+    Args:
+        opt: All options. Beside the toolbox's: `train: fix_flow` (iterations during which the flow network, and
+            IconVSR's EDVR, stay as they are), `train: flow_lr_mul` (factor on their learning rate), `val: save_img`
+            (also in training), `val: flip_seq`, `val: center_frame_only`.
+
+    Raises:
+        InputError: If a key of `train`, `val` or `network_g` is unknown or a file does not load.
+    """
+
+    def __init__(self, opt: Mapping):
+        _check_network_options(opt['network_g'])
+        if opt['is_train']:
+            check_keys('train', opt['train'], ['optim_g', 'scheduler', 'total_iter'], TRAIN_KEYS)
+        if opt.get('val') is not None:
+            check_keys('val', opt['val'], ['val_freq', 'save_img'] if opt['is_train'] else ['save_img'], VAL_KEYS)
+        super().__init__(opt)
+
+    # ---------------------------------------------------------------- networks and their files
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """As the toolbox's; a network without parameters, like `Bicubic`, has nothing to distribute."""
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            return net.to(self.device)
+        return super().model_to_device(net)
+
+    def load_network(self, net, load_path, strict=True, param_key='params'):
+        """As the toolbox's; a file that is missing, damaged or another network's stops with one sentence."""
+        if not Path(load_path).is_file():
+            raise InputError(f'path: pretrain_network_g: there is no file {load_path}.')
+        try:
+            super().load_network(net, load_path, strict, param_key)
+        except Exception as error:
+            name = type(self.get_bare_model(net)).__name__
+            raise InputError(f'{load_path} does not load into {name} ({one_line(error)[:300]}).') from error
+
+    @master_only
+    def save_network(self, net, net_label, current_iter, param_key='params'):
+        """Write `models/{net_label}_{current_iter}.pth`, whole or not at all; a failure stops the run."""
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        label = 'latest' if current_iter == -1 else current_iter
+        weights = {
+            key: OrderedDict((name, value.cpu()) for name, value in self.get_bare_model(one).state_dict().items())
+            for key, one in zip(keys, nets)
+        }
+        save_atomically(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
+
+    @master_only
+    def save_training_state(self, epoch, current_iter):
+        """Write `training_states/{current_iter}.state`, whole or not at all; a failure stops the run."""
+        if current_iter == -1:
+            return
+        state = {
+            'epoch': epoch,
+            'iter': current_iter,
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+            'best_metric_results': getattr(self, 'best_metric_results', {}),
+        }
+        save_atomically(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
+
+    def resume_training(self, resume_state):
+        """As the toolbox's; the best metrics so far are known again too."""
+        super().resume_training(resume_state)
+        if resume_state.get('best_metric_results'):
+            self.best_metric_results = resume_state['best_metric_results']
+
+    # ---------------------------------------------------------------- training
+
+    def optimize_parameters(self, current_iter):
+        """One iteration, with the flow network frozen while `current_iter < fix_flow`."""
+        if self.fix_flow_iter:
+            self._freeze_flow(current_iter < self.fix_flow_iter)
+        super(VideoRecurrentModel, self).optimize_parameters(current_iter)
+
+    def _freeze_flow(self, freeze: bool) -> None:
+        """Freeze or train the parameters of `spynet` and `edvr`.
+
+        The toolbox does this at iteration 1 only, so that a resumed run trains them at once. DistributedDataParallel
+        waits for the gradients that were wanted when it was made, so it is made anew when these change.
+        """
+        bare = self.get_bare_model(self.net_g)
+        flow = [parameter for name, parameter in bare.named_parameters() if 'spynet' in name or 'edvr' in name]
+        if all(parameter.requires_grad is not freeze for parameter in flow):
+            return
+        what = f'Fix flow network and feature extractor until iteration {self.fix_flow_iter}.'
+        get_root_logger().info(what if freeze else 'Train all the parameters.')
+        for parameter in flow:
+            parameter.requires_grad_(not freeze)
+        if self.opt['dist']:
+            self.net_g = self.model_to_device(bare)
+
+    # ---------------------------------------------------------------- validation and test
+
+    def test(self):
+        """Restore the clip in `self.lq`, (1, t, 3, h, w), into `self.output`, with the EMA weights if there are any."""
+        self.center_frame_only = self.opt['val'].get('center_frame_only', False)
+        # the bare network: DDP's forward talks to the other processes, and those may have fewer clips
+        net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
+        net.eval()
+        with torch.no_grad():
+            self.output = self.restore_clip(net, self.lq)
+        if self.center_frame_only:
+            self.output = self.output[:, self.lq.size(1) // 2].unsqueeze(1)
+        self.net_g.train(self.is_train)
+
+    def restore_clip(self, net: nn.Module, lq: Tensor) -> Tensor:
+        """(1, t, 3, h, w) -> (1, t, 3, s * h, s * w). Sliding-window networks will take their windows here."""
+        if not self.opt['val'].get('flip_seq', False):
+            return net(lq)
+        t = lq.size(1)
+        output = net(torch.cat([lq, lq.flip(1)], dim=1))
+        return 0.5 * (output[:, :t] + output[:, t:].flip(1))
+
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+        """The same as over several processes, which this is with one."""
+        self.dist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def dist_validation(self, dataloader, current_iter, tb_logger, save_img):
+        """Restore every clip, each on one process; log metrics of each clip and their average; save images if asked.
+
+        Args:
+            dataloader: Its `dataset` gives whole clips: `lq`, optionally `gt`, `folder`, optionally `frames`.
+            current_iter: For the log and file names; in a test the experiment's name.
+            tb_logger: TensorBoard writer, or None.
+            save_img: Whether to write the restored frames as PNG.
+        """
+        dataset = dataloader.dataset
+        rank, world_size = get_dist_info()
+        if self.is_train:  # the trainer counts on past its last iteration before it validates a last time
+            current_iter = min(current_iter, int(self.opt['train']['total_iter']))
+        self.metric_results = {}  # clip -> (t, number of metrics)
+        numbers = tqdm(range(rank, len(dataset), world_size), unit='clip', desc=dataset.opt['name'], disable=rank != 0)
+        for number in numbers:
+            self._validate_clip(dataset[number], dataset.opt['name'], current_iter, save_img)
+        if world_size > 1:
+            gathered = [None] * world_size
+            dist.all_gather_object(gathered, self.metric_results)
+            self.metric_results = {clip: values for results in gathered for clip, values in results.items()}
+        if rank == 0 and self.metric_results:
+            self.metric_results = dict(sorted(self.metric_results.items()))
+            self._log_metrics(current_iter, dataset.opt['name'], tb_logger)
+
+    def _validate_clip(self, clip: Mapping, dataset_name: str, current_iter: int | str, save_img: bool) -> None:
+        self.feed_data({key: clip[key].unsqueeze(0) for key in ('lq', 'gt') if key in clip})
+        self.test()
+        output = self.output[0].cpu()  # (t, 3, s * h, s * w)
+        del self.lq, self.output
+        if hasattr(self, 'gt'):
+            del self.gt
+        if self.device.type == 'cuda':
+            torch.cuda.empty_cache()
+        gt = clip.get('gt')
+        names = clip.get('frames') or [f'{i:08d}' for i in range(len(clip['lq']))]
+        if self.center_frame_only:
+            center = len(names) // 2
+            names = names[center : center + 1]
+            gt = gt[center : center + 1] if gt is not None else None
+
+        metrics = self.opt['val'].get('metrics') or {}
+        values = torch.zeros(len(names), len(metrics), dtype=torch.float64)
+        for i, name in enumerate(names):
+            image = tensor2img(output[i])  # (s * h, s * w, 3), BGR, uint8
+            if save_img:
+                imwrite(image, str(self._image_path(dataset_name, clip['folder'], name, current_iter)))
+            if gt is not None:
+                pair = {'img': image, 'img2': tensor2img(gt[i])}
+                for column, metric_opt in enumerate(metrics.values()):
+                    values[i, column] = float(calculate_metric(pair, metric_opt))
+        if gt is not None and metrics:
+            self.metric_results[clip['folder']] = values
+
+    def _image_path(self, dataset_name: str, clip: str, frame: str, current_iter: int | str) -> Path:
+        suffix = current_iter if self.is_train else self.opt['val'].get('suffix') or self.opt['name']
+        return Path(self.opt['path']['visualization']) / dataset_name / clip / f'{frame}_{suffix}.png'
+
+    def _log_metrics(self, current_iter: int | str, dataset_name: str, tb_logger) -> None:
+        """Log, and write to `metrics.csv` beside the log, the mean over each clip's frames and the mean of those."""
+        names = list(self.opt['val']['metrics'])
+        rows = {clip: values.mean(dim=0).tolist() for clip, values in self.metric_results.items()}
+        rows['average'] = torch.tensor(list(rows.values()), dtype=torch.float64).mean(dim=0).tolist()
+
+        self._initialize_best_metric_results(dataset_name)
+        text = f'Validation {dataset_name}\n'
+        for column, name in enumerate(names):
+            self._update_best_metric_result(dataset_name, name, rows['average'][column], current_iter)
+            best = self.best_metric_results[dataset_name][name]
+            text += f'\t # {name}: {rows["average"][column]:.4f}\tBest: {best["val"]:.4f} @ {best["iter"]} iter\n'
+            text += ''.join(f'\t\t # {clip}: {row[column]:.4f}\n' for clip, row in rows.items() if clip != 'average')
+            if tb_logger:
+                tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', rows['average'][column], current_iter)
+                for clip, row in rows.items():
+                    if clip != 'average':
+                        tb_logger.add_scalar(f'metrics/{dataset_name}/{name}/{clip}', row[column], current_iter)
+        get_root_logger().info(text)
+
+        path = Path(self.opt['path']['log']) / 'metrics.csv'
+        is_new = not path.exists()
+        with open(path, 'a', newline='', encoding='utf-8') as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(['dataset', 'iter', 'clip', *names])
+            writer.writerows(
+                [dataset_name, current_iter, clip, *(f'{value:.6f}' for value in row)] for clip, row in rows.items()
+            )
+
+
+def save_atomically(data: object, path: Path) -> None:
+    """`torch.save` to a temporary name, then rename: `path` is the old file or the whole new one.
+
+    Raises:
+        OSError: If the file cannot be written; the message names it, and what was there before is as it was.
+    """
+    temporary = path.with_name(f'.{path.name}.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, Exception):
+            raise OSError(f'cannot save {path} ({one_line(error)}); the run stops here.') from error
+        raise
+
+
+def _check_network_options(network_opt: Mapping) -> None:
+    """Refuse an unknown network, or arguments that it does not have."""
+    if network_opt['type'] not in ARCH_REGISTRY:
+        raise InputError(f'network_g: there is no network {network_opt["type"]!r} in the registry.')
+    parameters = inspect.signature(ARCH_REGISTRY.get(network_opt['type']).__init__).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    names = [parameter.name for parameter in parameters if parameter.name != 'self']
+    required = [p.name for p in parameters if p.name != 'self' and p.default is p.empty]
+    check_keys(f'network_g: {network_opt["type"]}', network_opt, ['type', *required], names)

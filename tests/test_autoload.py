@@ -1,0 +1,151 @@
+"""The import hook, and that every way of installing brings it."""
+
+import shutil
+import site
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+NAMES = """
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
+print(*('EFAR' in ARCH_REGISTRY, 'Bicubic' in ARCH_REGISTRY, 'VSRTrainDataset' in DATASET_REGISTRY,
+        'VSRTestDataset' in DATASET_REGISTRY, 'VSRModel' in MODEL_REGISTRY))
+"""
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """A copy of the project, so that building leaves nothing in it."""
+    folder = tmp_path_factory.mktemp('source') / 'project'
+    ignore = shutil.ignore_patterns('.git', '.venv', 'build', '*.egg-info', 'datasets', 'experiments', 'results')
+    shutil.copytree(PROJECT, folder, ignore=ignore)
+    return folder
+
+
+@pytest.fixture
+def bare_python(tmp_path):
+    """A Python that sees the installed dependencies as plain folders: no `.pth` file of theirs is read."""
+    venv.create(tmp_path / 'venv', with_pip=False)
+    python = tmp_path / 'venv' / 'bin' / 'python'
+    packages = [path for path in site.getsitepackages() if Path(path).is_dir()]
+    purelib = next((tmp_path / 'venv' / 'lib').glob('python*/site-packages'))
+    # names sorted before the package's own files, as those of an installed dependency would be found
+    (purelib / 'a_dependencies.pth').write_text('\n'.join(packages) + '\n')
+    return python
+
+
+def pip(python, *arguments):
+    subprocess.run(
+        [sys.executable, '-m', 'pip', '--python', python, '--disable-pip-version-check', *arguments],
+        check=True,
+        capture_output=True,
+    )
+
+
+@pytest.mark.parametrize('way', ['install', 'editable', 'wheel'])
+def test_every_way_of_installing_brings_the_hook(way, source, bare_python, tmp_path):
+    options = ['--no-deps', '--no-build-isolation']
+    if way == 'wheel':
+        pip(bare_python, 'wheel', *options, '-w', tmp_path / 'wheels', source)
+        source = next((tmp_path / 'wheels').glob('*.whl'))
+    pip(bare_python, 'install', *options, *(['-e'] if way == 'editable' else []), source)
+    result = subprocess.run([bare_python, '-c', NAMES], cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.split() == ['True'] * 5, result.stderr
+    pip(bare_python, 'uninstall', '-y', 'basicsr-plugins')
+    assert not list((tmp_path / 'venv').rglob('*basicsr_plugins*'))
+
+
+def test_off_switch_leaves_the_interpreter_alone(run, tmp_path):
+    code = 'import sys; print("basicsr_plugins" in sys.modules)'
+    assert run('python', '-c', code, cwd=tmp_path).stdout.split() == ['True']
+    assert run('python', '-c', code, cwd=tmp_path, BASICSR_PLUGINS_AUTOLOAD='0').stdout.split() == ['False']
+
+
+def test_without_autoload_basicsr_behaves_as_before(run, tmp_path):
+    """On a torchvision without `functional_tensor` that is: it does not import."""
+    result = run('python', '-c', 'import basicsr', cwd=tmp_path, check=False, BASICSR_PLUGINS_AUTOLOAD='0')
+    if result.returncode == 0:  # an old torchvision
+        names = run('python', '-c', NAMES, cwd=tmp_path, BASICSR_PLUGINS_AUTOLOAD='0').stdout
+        assert names.split() == ['False'] * 5
+    else:
+        assert 'functional_tensor' in result.stderr.splitlines()[-1]
+
+
+def test_explicit_import_works_without_autoload(run, tmp_path):
+    code = 'import basicsr_plugins' + NAMES
+    assert run('python', '-c', code, cwd=tmp_path, BASICSR_PLUGINS_AUTOLOAD='0').stdout.split() == ['True'] * 5
+
+
+def test_any_module_of_the_package_can_be_imported_first(run, tmp_path):
+    code = 'from basicsr_plugins.archs.efar_arch import EFAR' + NAMES
+    assert run('python', '-c', code, cwd=tmp_path).stdout.split() == ['True'] * 5
+
+
+def test_interpreter_start_imports_nothing_heavy(run, tmp_path):
+    code = 'import sys; print(*sorted(name for name in sys.modules if name.startswith(("basicsr", "torch", "numpy"))))'
+    assert run('python', '-c', code, cwd=tmp_path).stdout.split() == ['basicsr_plugins', 'basicsr_plugins._autoload']
+
+
+def test_registering_twice_is_harmless_and_toolbox_names_stay_untouched(run, tmp_path):
+    code = """
+import basicsr, basicsr_plugins
+from basicsr.utils import registry
+registries = [registry.ARCH_REGISTRY, registry.DATASET_REGISTRY, registry.MODEL_REGISTRY, registry.METRIC_REGISTRY,
+              registry.LOSS_REGISTRY]
+before = [dict(one._obj_map) for one in registries]
+basicsr_plugins.register()
+assert before == [dict(one._obj_map) for one in registries]
+ours = {(one._name, name) for one in registries for name, item in one if item.__module__.startswith('basicsr_plugins')}
+print(sorted(name for _, name in ours))
+for one in registries:  # every other name still means the class or function that the toolbox defines under it
+    for name, item in one:
+        assert (one._name, name) in ours or item.__module__.startswith('basicsr.'), name
+"""
+    result = run('python', '-c', code, cwd=tmp_path)
+    assert eval(result.stdout) == ['Bicubic', 'EFAR', 'VSRModel', 'VSRTestDataset', 'VSRTrainDataset']
+
+
+def test_failure_inside_the_hook_is_one_line_and_basicsr_goes_on(run, tmp_path):
+    code = """
+import basicsr_plugins._autoload as autoload
+autoload.MODULES = ('archs.no_such_arch',)
+import basicsr
+print(basicsr.__version__)
+"""
+    result = run('python', '-c', code, cwd=tmp_path)
+    assert result.stdout.strip() == '1.4.2'
+    warnings = [line for line in result.stderr.splitlines() if 'basicsr_plugins: warning' in line]
+    assert len(warnings) == 1
+    assert 'no_such_arch' in warnings[0]
+    assert 'Traceback' not in result.stderr
+
+
+def test_broken_package_does_not_break_the_interpreter(run, tmp_path):
+    (tmp_path / 'basicsr_plugins').mkdir()
+    (tmp_path / 'basicsr_plugins' / '__init__.py').write_text('raise RuntimeError("broken on purpose")')
+    line = (PROJECT / 'basicsr_plugins_autoload.pth').read_text()
+    result = run('python', '-S', '-c', f'{line}\nprint("alive")', cwd=tmp_path)
+    assert result.stdout.split() == ['alive']
+    assert result.stderr.strip() == 'basicsr_plugins: warning: autoload is off (RuntimeError: broken on purpose)'
+
+
+def test_failed_import_of_basicsr_is_wrapped_again(run, tmp_path):
+    code = (
+        """
+import sys
+sys.modules['cv2'] = None  # BasicSR's import fails
+try:
+    import basicsr
+except ImportError:
+    pass
+del sys.modules['cv2']
+for name in [name for name in sys.modules if name.split('.')[0] == 'basicsr']:
+    del sys.modules[name]
+"""
+        + NAMES
+    )
+    assert run('python', '-c', code, cwd=tmp_path).stdout.split() == ['True'] * 5
