@@ -9,6 +9,7 @@ from collections import Counter
 import torch
 from basicsr.data import prefetch_dataloader
 from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
 from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.utils import dist_util
@@ -93,6 +94,26 @@ def video_validation() -> None:
         wrap(model, 'dist_validation', make)
 
 
+def feed_data() -> None:
+    """Let the toolbox's video models validate on the CPU: the model keeps tensors of its own.
+
+    They add a batch dimension in place, feed the model, and take it away in place before the model runs, in every
+    version. On a GPU the model has a copy; on the CPU it has the very tensor: IndexError.
+    """
+
+    def make(original):
+        def feed(self, data):
+            original(self, data)
+            if self.device.type == 'cpu':  # a view: the same numbers, but a shape of its own
+                self.lq = self.lq.view(self.lq.shape)
+                if 'gt' in data:
+                    self.gt = self.gt.view(self.gt.shape)
+
+        return feed
+
+    wrap(SRModel, 'feed_data', make)
+
+
 def cuda_prefetcher() -> None:
     """Treat `prefetch_mode: cuda` like the CPU prefetcher where there is no CUDA.
 
@@ -110,4 +131,4 @@ def cuda_prefetcher() -> None:
     wrap(prefetch_dataloader, 'CUDAPrefetcher', make)
 
 
-PATCHES = (init_dist, model_to_device, video_validation, cuda_prefetcher)
+PATCHES = (init_dist, model_to_device, video_validation, feed_data, cuda_prefetcher)

@@ -11,12 +11,12 @@ import types
 def functional_tensor() -> None:
     """Give back `torchvision.transforms.functional_tensor`, which `basicsr/data/degradations.py` imports.
 
-    Breaks from torchvision 0.17 on, which removed the module: ModuleNotFoundError at `import basicsr`. The function that
-    BasicSR takes from it, `rgb_to_grayscale`, lives in `torchvision.transforms.functional`.
+    Breaks from torchvision 0.17 on, which removed the module: ModuleNotFoundError at `import basicsr`. The function
+    that BasicSR takes from it, `rgb_to_grayscale`, lives in `torchvision.transforms.functional`.
     Upstream: https://github.com/XPixelGroup/BasicSR/issues/663
     """
     name = 'torchvision.transforms.functional_tensor'
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
+    if name in sys.modules or _finds(name):
         return
     module = types.ModuleType(name, doc=functional_tensor.__doc__)
     module.rgb_to_grayscale = importlib.import_module('torchvision.transforms.functional').rgb_to_grayscale
@@ -24,7 +24,7 @@ def functional_tensor() -> None:
 
 
 def distutils_version() -> None:
-    """Give back `distutils.version.LooseVersion`, with which `basicsr/archs/arch_util.py` compares torchvision versions.
+    """Give back `distutils.version.LooseVersion`, with which `basicsr/archs/arch_util.py` compares versions.
 
     Breaks from Python 3.12 on, which removed distutils, unless setuptools lends its own copy: ModuleNotFoundError at
     `import basicsr`. Here `packaging`'s version class takes its place.

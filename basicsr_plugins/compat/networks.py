@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from basicsr.archs.spynet_arch import SpyNet
 from torch.nn import functional as F
 
@@ -31,4 +33,13 @@ def spynet_small_frames() -> None:
     wrap(SpyNet, 'forward', make)
 
 
-PATCHES = (spynet_small_frames,)
+def meshgrid_warning() -> None:
+    """Silence the warning that `flow_warp` brings at its first call.
+
+    BasicSR calls `torch.meshgrid` without `indexing`, which PyTorch warns about from 1.10 on; the order that it gets is
+    the one that it wants.
+    """
+    warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
+
+
+PATCHES = (spynet_small_frames, meshgrid_warning)

@@ -159,7 +159,7 @@ def val_clip_names(where: str, val_partition: str | Sequence[str] | None, known:
     if isinstance(val_partition, str):
         if val_partition not in VAL_PARTITIONS:
             raise InputError(
-                f'{where}: val_partition is {val_partition!r}, but must be REDS4, official, a list of clip names or none.'
+                f'{where}: val_partition must be REDS4, official, a list of clip names or none, not {val_partition!r}.'
             )
         return VAL_PARTITIONS[val_partition]
     for name in val_partition:

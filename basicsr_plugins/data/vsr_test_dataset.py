@@ -21,7 +21,8 @@ from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.errors import InputError, check_keys
 
 REQUIRED_KEYS = ['name', 'type', 'phase', 'scale', 'dataroot_lq', 'io_backend']  # phase, scale: added by the toolbox
-OPTIONAL_KEYS = [
+# `num_frame` and `padding` stand in the toolbox's option files: whole clips need neither
+OPTIONAL_KEYS = (
     'dataroot_gt',
     'meta_info_file',
     'val_partition',
@@ -32,7 +33,7 @@ OPTIONAL_KEYS = [
     'persistent_workers',
     'prefetch_mode',
     'num_prefetch_queue',
-]  # num_frame and padding stand in the toolbox's option files: whole clips need neither
+)
 
 
 @DATASET_REGISTRY.register()

@@ -20,7 +20,8 @@ from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.data.sampling import Draw, seeded
 from basicsr_plugins.errors import InputError, check_keys
 
-REQUIRED_KEYS = [
+# `phase` and `scale` are added by the toolbox
+REQUIRED_KEYS = (
     'name',
     'type',
     'phase',
@@ -32,8 +33,9 @@ REQUIRED_KEYS = [
     'gt_size',
     'use_hflip',
     'use_rot',
-]  # phase and scale are added by the toolbox
-OPTIONAL_KEYS = [
+)
+# from `num_worker_per_gpu` on for the toolbox's trainer and loader; `resume` is added when training resumes
+OPTIONAL_KEYS = (
     'meta_info_file',
     'val_partition',
     'test_mode',
@@ -48,7 +50,7 @@ OPTIONAL_KEYS = [
     'pin_memory',
     'persistent_workers',
     'resume',
-]  # from num_worker_per_gpu on for the toolbox's trainer and loader; resume is added when training resumes
+)
 
 
 @DATASET_REGISTRY.register()

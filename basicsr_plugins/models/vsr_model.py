@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError, check_keys, one_line
 
-TRAIN_KEYS = [
+TRAIN_KEYS = (
     'ema_decay',
     'optim_g',
     'scheduler',
@@ -36,9 +36,6 @@ TRAIN_KEYS = [
     'warmup_iter',
     'fix_flow',
     'flow_lr_mul',
-    'pixel_opt',
-    'perceptual_opt',
-] + (
     'pixel_opt',
     'perceptual_opt',
 )

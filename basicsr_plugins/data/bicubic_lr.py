@@ -1,0 +1,105 @@
+"""Make low-resolution clips from ground truth with the toolbox's `imresize`, which follows MATLAB's bicubic."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from basicsr_plugins.data.meta_info import StrPath, clips_from_folder, write_file
+from basicsr_plugins.data.preparation import (
+    cannot_write,
+    default_num_worker,
+    describe,
+    encode_png,
+    in_order,
+    read_image,
+    recorded,
+)
+from basicsr_plugins.errors import InputError
+
+SCALES = (2, 3, 4)
+
+
+def make_bicubic_lr(source: StrPath, output: StrPath, scale: int = 4, num_worker: int | None = None) -> int:
+    """Make LR clips: the same clip and frame names, as PNG. A run that was interrupted keeps what it had finished.
+
+    Args:
+        source: Folder of ground-truth clips, see `clips_from_folder`.
+        output: Folder to write the LR clips to.
+        scale: 2, 3 or 4. Frames that it does not divide lose their last rows and columns (`mod_crop`) first.
+        num_worker: Processes; 0 works in this process. Default: one per core.
+
+    Returns:
+        The number of frames made by this run.
+
+    Raises:
+        InputError: A frame is missing or damaged, or too small; the folder holds LR of another scale or source.
+    """
+    source, output = Path(source), Path(output)
+    if scale not in SCALES:
+        raise InputError(f'the scale is {scale}; give one of {SCALES}')
+    if source.resolve() in (output.resolve(), *output.resolve().parents):
+        raise InputError(f'{output} lies in its own source {source}; give a path outside')
+    clips = clips_from_folder(source)
+    frames = [
+        (source / clip.name / name, output / clip.name / f'{Path(name).stem}.png')
+        for clip in clips
+        for name in clip.frames
+    ]
+    num_worker = default_num_worker() if num_worker is None else num_worker
+    try:
+        with recorded(output, describe(source, clips, scale=scale)):
+            return _make_frames(output, frames, scale, num_worker)
+    except OSError as error:
+        raise InputError(cannot_write(output, error)) from error
+
+
+def bicubic_downsample(image: np.ndarray, scale: int) -> np.ndarray:
+    """Crop to a multiple of `scale`, shrink with the toolbox's `imresize`, round.
+
+    Args:
+        image: (h, w) or (h, w, c), of 8 or 16 bits per value.
+        scale: Factor by which it shrinks.
+
+    Returns:
+        (h // scale, w // scale) or (h // scale, w // scale, c), of the same type.
+    """
+    # BasicSR takes seconds to import
+    from basicsr.data.transforms import mod_crop
+    from basicsr.utils.matlab_functions import imresize
+
+    peak = np.iinfo(image.dtype).max
+    lq = imresize(mod_crop(image, scale).astype(np.float32) / peak, 1 / scale)
+    return (lq.clip(0, 1) * peak).round().astype(image.dtype)
+
+
+def _make_frames(output, frames, scale, num_worker):
+    todo = [(gt, lq, scale) for gt, lq in frames if not lq.exists()]
+    for folder in {lq.parent for _, lq, _ in todo}:
+        folder.mkdir(parents=True, exist_ok=True)
+    if len(todo) < len(frames):
+        print(f'{output}: {len(frames) - len(todo)} of {len(frames)} frames are there already.')
+    cropped = {}
+    preload = ('basicsr.data.transforms', 'basicsr.utils.matlab_functions')
+    with closing(in_order(_make_frame, todo, num_worker, preload)) as shapes:
+        progress = tqdm(shapes, output.name, initial=len(frames) - len(todo), total=len(frames), unit='frame')
+        for (h, w), (gt, _, _) in zip(progress, todo):
+            if h % scale or w % scale:
+                cropped[gt.parent] = (h, w)
+    for clip, (h, w) in cropped.items():
+        print(f'{clip}: {w}x{h} is cropped to {w - w % scale}x{h - h % scale} before shrinking; crop the GT likewise.')
+    print(f'{output} holds {len(frames)} frames, {len(todo)} made now.')
+    return len(todo)
+
+
+def _make_frame(gt, lq, scale):
+    """Runs in a worker; returns the (h, w) of the ground truth."""
+    image = read_image(gt)
+    h, w = image.shape[:2]
+    if min(h, w) < 2 * scale:
+        raise InputError(f'{gt} is {w}x{h}, too small to shrink by {scale}; give frames of {2 * scale} pixels or more')
+    write_file(lq, encode_png(bicubic_downsample(image, scale)))
+    return h, w

@@ -1,0 +1,49 @@
+"""Toolbox networks on small frames."""
+
+import pytest
+import torch
+from basicsr.archs.basicvsr_arch import BasicVSR
+from basicsr.archs.spynet_arch import SpyNet
+
+
+@pytest.fixture
+def spynet():
+    torch.manual_seed(0)
+    return SpyNet().eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('h', 'w'), [(32, 32), (7, 50), (1, 1), (20, 100)])
+def test_small_frames(spynet, h, w):
+    ref, supp = torch.rand(2, 3, h, w), torch.rand(2, 3, h, w)
+    with pytest.raises(RuntimeError):
+        SpyNet.forward.__wrapped__(spynet, ref, supp)
+    flow = spynet(ref, supp)
+    assert flow.shape == (2, 2, h, w)
+    assert flow.isfinite().all()
+    # the crop of the flow of the same frames, continued by their border
+    pad = (0, max(64 - w, 0), 0, max(64 - h, 0))
+    ref, supp = (torch.nn.functional.pad(frame, pad, mode='replicate') for frame in (ref, supp))
+    torch.testing.assert_close(flow, spynet(ref, supp)[..., :h, :w])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('h', 'w'), [(64, 64), (33, 70)])
+def test_others_as_before(spynet, h, w):
+    ref, supp = torch.rand(1, 3, h, w), torch.rand(1, 3, h, w)
+    assert torch.equal(spynet(ref, supp), SpyNet.forward.__wrapped__(spynet, ref, supp))
+
+
+@torch.no_grad()
+def test_basicvsr_takes_them():
+    net = BasicVSR(num_feat=4, num_block=1).eval()
+    assert net(torch.rand(1, 2, 3, 16, 24)).shape == (1, 2, 3, 64, 96)
+
+
+def test_no_meshgrid_warning(run, tmp_path):
+    code = """
+import torch, basicsr
+from basicsr.archs.arch_util import flow_warp
+flow_warp(torch.rand(1, 1, 4, 4), torch.zeros(1, 4, 4, 2))
+"""
+    assert 'meshgrid' not in run('python', '-c', code, cwd=tmp_path).stderr
