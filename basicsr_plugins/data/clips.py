@@ -42,8 +42,6 @@ class ClipReader:
             raise InputError(f'{key}: {self.root} is not an LMDB, but io_backend says type: lmdb.')
         if not self.is_lmdb and (self.root / 'data.mdb').is_file():
             raise InputError(f'{key}: {self.root} is an LMDB, but io_backend says type: disk.')
-        self._client = None
-        self._client_pid = None  # an LMDB environment must not cross a fork
 
     def clips(self) -> list[ClipInfo]:
         """All clips with the names of their frames, sorted by name."""
@@ -61,7 +59,8 @@ class ClipReader:
         name = f'{clip}/{PurePath(frame).stem}' if self.is_lmdb else str(self.root / clip / frame)
         shown = f'{name} of {self.root}' if self.is_lmdb else name
         try:
-            content = self._file_client().get(name, 'clips')
+            client = lmdb_client(self.root) if self.is_lmdb else FileClient('disk')
+            content = client.get(name, 'clips')
         except OSError as error:
             raise InputError(f'{shown}: {error.strerror}.') from error
         if content is None:
@@ -71,15 +70,24 @@ class ClipReader:
             raise InputError(f'{shown} is damaged: it does not decode as an image.')
         return image
 
-    def _file_client(self) -> FileClient:
-        if self._client_pid != os.getpid():
-            backend = {'db_paths': [str(self.root)], 'client_keys': ['clips']} if self.is_lmdb else {}
-            self._client = FileClient('lmdb' if self.is_lmdb else 'disk', **backend)
-            self._client_pid = os.getpid()
-        return self._client
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, '_client': None, '_client_pid': None}
+_LMDB_CLIENTS: dict[str, tuple[int, FileClient]] = {}  # path -> (process, client)
+
+
+def lmdb_client(path: Path) -> FileClient:
+    """The toolbox's client of an LMDB, one for each LMDB and process.
+
+    LMDB refuses to open a database twice in a process, as training and validation on the same one would, and one that
+    was open when a DataLoader forked must be opened anew in the worker.
+    """
+    key = str(path.resolve())
+    pid, client = _LMDB_CLIENTS.get(key, (None, None))
+    if pid != os.getpid():
+        if client is not None:
+            client.client._client['clips'].close()
+        client = FileClient('lmdb', db_paths=[key], client_keys=['clips'])
+        _LMDB_CLIENTS[key] = os.getpid(), client
+    return client
 
 
 def check_io_backend(where: str, io_backend: Mapping) -> None:

@@ -1,0 +1,86 @@
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from basicsr_plugins.data.vsr_test_dataset import VSRTestDataset
+from basicsr_plugins.errors import InputError
+
+from .conftest import LENGTHS, lq_frame
+
+
+@pytest.mark.parametrize('cache_data', [False, True])
+def test_whole_clips_of_any_length_and_name(test_options, cache_data):
+    dataset = VSRTestDataset({**test_options, 'name': 'any name', 'cache_data': cache_data})
+    assert len(dataset) == len(LENGTHS)
+    for number, (clip, length) in enumerate(LENGTHS.items()):
+        item = dataset[number]
+        assert item['folder'] == clip
+        assert item['frames'] == [f'{frame:08d}' for frame in range(length)]
+        expected = np.stack([lq_frame(number, frame) for frame in range(length)])[..., ::-1]  # RGB
+        assert torch.equal((item['lq'] * 255).round().byte(), torch.from_numpy(expected.copy()).permute(0, 3, 1, 2))
+        assert torch.equal(item['gt'], item['lq'].repeat_interleave(4, 2).repeat_interleave(4, 3))
+    assert dataset.data_info['folder'] == [clip for clip, length in LENGTHS.items() for _ in range(length)]
+
+
+def test_cached_clips_outlive_their_files(clip_folders, test_options, tmp_path):
+    shutil.copytree(clip_folders / 'LQ', tmp_path / 'LQ')
+    options = {**test_options, 'dataroot_lq': str(tmp_path / 'LQ'), 'io_backend': {'type': 'disk'}}
+    del options['dataroot_gt']
+    cached, lazy = (VSRTestDataset({**options, 'cache_data': value}) for value in (True, False))
+    expected = lazy[0]['lq']
+    shutil.rmtree(tmp_path / 'LQ')
+    assert torch.equal(cached[0]['lq'], expected)
+    with pytest.raises(InputError, match='No such file'):
+        lazy[0]
+
+
+def test_without_gt(test_options):
+    del test_options['dataroot_gt']
+    assert set(VSRTestDataset(test_options)[0]) == {'lq', 'folder', 'frames'}
+
+
+@pytest.mark.parametrize(
+    ('partition', 'kept'), [(None, list(LENGTHS)), ('REDS4', ['000', '011']), (['long', '001'], ['001', 'long'])]
+)
+def test_val_partition_keeps_its_clips(test_options, partition, kept):
+    dataset = VSRTestDataset({**test_options, 'val_partition': partition})
+    assert [dataset[i]['folder'] for i in range(len(dataset))] == kept
+
+
+def test_frames_of_any_name(tmp_path, test_options):
+    for kind, size in (('LQ', 8), ('GT', 32)):
+        (tmp_path / kind / 'scene').mkdir(parents=True)
+        for frame in (8, 9, 10):
+            cv2.imwrite(str(tmp_path / kind / 'scene' / f'im{frame:03d}.bmp'), np.full((size, size, 3), frame, np.uint8))
+    roots = {'dataroot_lq': str(tmp_path / 'LQ'), 'dataroot_gt': str(tmp_path / 'GT'), 'io_backend': {'type': 'disk'}}
+    item = VSRTestDataset({**test_options, **roots})[0]
+    assert item['frames'] == ['im008', 'im009', 'im010']
+    assert (item['lq'][:, 0, 0, 0] * 255).round().tolist() == [8, 9, 10]
+
+
+def test_sizes_within_a_clip(tmp_path, test_options):
+    (tmp_path / 'LQ' / 'a').mkdir(parents=True)
+    for frame, width in enumerate((8, 8, 9)):
+        cv2.imwrite(str(tmp_path / 'LQ' / 'a' / f'{frame:08d}.png'), np.zeros((8, width, 3), np.uint8))
+    options = {**test_options, 'dataroot_lq': str(tmp_path / 'LQ'), 'io_backend': {'type': 'disk'}}
+    del options['dataroot_gt']
+    with pytest.raises(InputError, match=r'a/00000002.png of .* has another size than the frames before it'):
+        VSRTestDataset(options)[0]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'cache': True}, "there is no key 'cache'; did you mean 'cache_data'?"),
+        ({'val_partition': 'official'}, 'holds none of the clips of val_partition'),
+        ({'dataroot_lq': 'nowhere'}, 'dataroot_lq: there is no folder nowhere'),
+        ({'scale': 2}, 'is 64x48, but 2 times'),
+    ],
+)
+def test_wrong_options(test_options, change, message):
+    with pytest.raises(InputError) as caught:
+        VSRTestDataset({**test_options, **change})[0]
+    assert message in str(caught.value)
