@@ -1,0 +1,337 @@
+"""The model class by itself; tests/test_commands.py runs it through the toolbox's scripts."""
+
+import csv
+import errno
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.models import build_model
+from basicsr.train import load_resume_state
+from torch import nn
+
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.models import vsr_model
+
+SMALL_EFAR = {'type': 'EFAR', 'num_feat': 4, 'num_block': 1, 'dilations': [1, 2]}
+
+
+class Clips(torch.utils.data.Dataset):
+    """Clips `a` and `b` of 2 and 3 frames of 16x16, with GT."""
+
+    def __init__(self, with_gt=True):
+        self.opt = {'name': 'Clips'}
+        self.with_gt = with_gt
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        item = {
+            'lq': torch.rand(2 + index, 3, 16, 16),
+            'folder': 'ab'[index],
+            'frames': ['f0', 'f1', 'f2'][: 2 + index],
+        }
+        if self.with_gt:
+            item['gt'] = torch.rand(2 + index, 3, 64, 64)
+        return item
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Options as `parse_options` gives them, with their folders made."""
+    paths = {name: tmp_path / name for name in ('models', 'training_states', 'visualization')}
+    for path in paths.values():
+        path.mkdir()
+    return {
+        'name': 'experiment',
+        'model_type': 'VSRModel',
+        'num_gpu': 0,
+        'is_train': True,
+        'dist': False,
+        'rank': 0,
+        'world_size': 1,
+        'scale': 4,
+        'auto_resume': False,
+        'root_path': str(tmp_path),
+        'datasets': {'train': {}},
+        'network_g': dict(SMALL_EFAR),
+        'path': {**{name: str(path) for name, path in paths.items()}, 'log': str(tmp_path), 'resume_state': None},
+        'train': {
+            'optim_g': {'type': 'Adam', 'lr': 1e-3},
+            'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [100], 'restart_weights': [1]},
+            'total_iter': 100,
+            'pixel_opt': {'type': 'CharbonnierLoss', 'eps': 1e-16},
+        },
+        'val': {
+            'val_freq': 1,
+            'save_img': False,
+            'metrics': {
+                'psnr': {'type': 'calculate_psnr', 'crop_border': 0},
+                'ssim': {'type': 'calculate_ssim', 'crop_border': 0},
+            },
+        },
+    }
+
+
+def train(model, first, last):
+    """Iterations `first` to `last` on data that depend on the iteration only; the losses."""
+    losses = []
+    for current_iter in range(first, last + 1):
+        torch.manual_seed(current_iter)
+        model.update_learning_rate(current_iter)
+        model.feed_data({'lq': torch.rand(1, 2, 3, 64, 64), 'gt': torch.rand(1, 2, 3, 256, 256)})
+        model.optimize_parameters(current_iter)
+        losses.append(model.get_current_log()['l_pix'])
+    return losses
+
+
+def flow_weights(model):
+    return torch.cat([p.detach().flatten() for p in model.net_g.spynet.parameters()])
+
+
+def test_training_lowers_the_loss_and_counts_flow_apart(options):
+    options['train'].update(flow_lr_mul=0.125, ema_decay=0.9)
+    model = build_model(options)
+    assert model.get_current_learning_rate() == [1e-3, 0.125e-3]
+    assert len(model.optimizer_g.param_groups[1]['params']) == len(list(model.net_g.spynet.parameters()))
+    before = flow_weights(model).clone()
+    losses = train(model, 1, 8)
+    assert losses[-1] < losses[0]
+    assert not torch.equal(flow_weights(model), before)
+
+
+def test_flow_stays_fixed_until_fix_flow_and_through_a_resume(options):
+    options['train'].update(fix_flow=4, flow_lr_mul=0.5)
+    model = build_model(options)
+    start = flow_weights(model).clone()
+    train(model, 1, 2)
+    assert torch.equal(flow_weights(model), start)
+    model.save(epoch=0, current_iter=2)
+
+    options['path']['resume_state'] = str(model.opt['path']['training_states']) + '/2.state'
+    state = load_resume_state(options)
+    resumed = build_model(options)
+    resumed.resume_training(state)
+    train(resumed, 3, 3)
+    assert torch.equal(flow_weights(resumed), start)  # the toolbox trains it from here on
+    train(resumed, 4, 4)
+    assert not torch.equal(flow_weights(resumed), start)
+
+
+def test_resumed_training_equals_uninterrupted_training(options):
+    options['train'].update(ema_decay=0.5)
+    whole = build_model(options)
+    losses = train(whole, 1, 3)
+    whole.save(epoch=0, current_iter=3)
+    losses += train(whole, 4, 6)
+
+    options['auto_resume'] = True
+    state = load_resume_state(options)
+    assert (state['epoch'], state['iter']) == (0, 3)
+    assert options['datasets']['train']['resume'] == {'epoch': 0, 'iter': 3}
+    resumed = build_model(options)
+    resumed.resume_training(state)
+    assert train(resumed, 4, 6) == losses[3:]
+    for name, value in whole.net_g_ema.state_dict().items():
+        assert torch.equal(resumed.net_g_ema.state_dict()[name], value), name
+
+
+def test_validation_logs_every_clip_and_their_average(options, tmp_path):
+    model = build_model(options)
+    written = {}
+    writer = type('Writer', (), {'add_scalar': lambda _, tag, value, step: written.update({(tag, step): value})})()
+    loader = torch.utils.data.DataLoader(Clips())
+    model.validation(loader, 7, writer)
+    assert model.net_g.training
+
+    net, dataset = model.net_g.eval(), Clips()
+    with torch.no_grad():
+        outputs = [net(dataset[i]['lq'][None])[0].clamp(0, 1) for i in range(2)]
+    expected = {}
+    for clip, output, item in zip('ab', outputs, dataset):
+        error = ((output * 255).round() - (item['gt'] * 255).round()).double().square().mean(dim=(1, 2, 3))
+        expected[clip] = (10 * torch.log10(255**2 / error)).mean().item()
+    expected['average'] = (expected['a'] + expected['b']) / 2
+
+    rows = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
+    assert [(row['dataset'], row['iter'], row['clip']) for row in rows] == [('Clips', '7', c) for c in expected]
+    for row in rows:
+        assert float(row['psnr']) == pytest.approx(expected[row['clip']], abs=1e-4)
+    assert written['metrics/Clips/psnr', 7] == pytest.approx(expected['average'], abs=1e-4)
+    assert written['metrics/Clips/psnr/b', 7] == pytest.approx(expected['b'], abs=1e-4)
+    assert model.best_metric_results['Clips']['psnr'] == {
+        'better': 'higher',
+        'val': pytest.approx(expected['average'], abs=1e-4),
+        'iter': 7,
+    }
+
+
+def test_two_validation_sets_do_not_mix(options):
+    model = build_model(options)
+    first, second = Clips(), Clips()
+    second.opt = {'name': 'Other'}
+    second.__class__ = type(
+        'Reversed', (Clips,), {'__getitem__': lambda self, i: {**Clips.__getitem__(self, i), 'folder': 'xy'[i]}}
+    )
+    model.validation(torch.utils.data.DataLoader(first), 1, None)
+    model.validation(torch.utils.data.DataLoader(second), 1, None)
+    assert list(model.metric_results) == ['x', 'y']
+    assert set(model.best_metric_results) == {'Clips', 'Other'}
+
+
+def test_saves_images_while_training_and_without_gt(options):
+    model = build_model(options)
+    model.validation(torch.utils.data.DataLoader(Clips(with_gt=False)), 5, None, save_img=True)
+    folder = os.path.join(options['path']['visualization'], 'Clips', 'b')
+    assert sorted(os.listdir(folder)) == ['f0_5.png', 'f1_5.png', 'f2_5.png']
+    with torch.no_grad():
+        output = model.net_g.eval()(Clips()[1]['lq'][None])[0, 2].clamp(0, 1)
+    expected = (output * 255).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(cv2.imread(os.path.join(folder, 'f2_5.png'))[..., ::-1], expected)
+
+
+def test_ema_weights_are_validated(options):
+    options['train']['ema_decay'] = 0.999
+    model = build_model(options)
+    lq = torch.rand(1, 2, 3, 16, 16)
+    model.feed_data({'lq': lq})
+    nn.init.constant_(model.net_g_ema.upsampler.conv_last.bias, 0.25)
+    model.test()
+    with torch.no_grad():
+        assert torch.equal(model.output, model.net_g_ema(lq))
+
+
+def test_flip_seq_and_center_frame_only(options):
+    model = build_model(options)
+    lq = torch.rand(1, 3, 3, 16, 16)
+    options['val'] = model.opt['val'] = {**options['val'], 'flip_seq': True}
+    model.feed_data({'lq': lq})
+    model.test()
+    with torch.no_grad():
+        both = model.net_g.eval()(torch.cat([lq, lq.flip(1)], 1))
+    torch.testing.assert_close(model.output, (both[:, :3] + both[:, 3:].flip(1)) / 2)
+    model.opt['val'] = {**options['val'], 'center_frame_only': True}
+    whole = model.output
+    model.test()
+    torch.testing.assert_close(model.output, whole[:, 1:2])
+
+
+def test_failed_save_stops_and_leaves_the_old_file(options, monkeypatch):
+    model = build_model(options)
+    model.save(epoch=0, current_iter=5)
+    path = Path(options['path']['models']) / 'net_g_5.pth'
+    before = path.read_bytes()
+
+    def full_disk(data, file):
+        file.write(b'half')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(vsr_model.torch, 'save', full_disk)
+    nn.init.zeros_(model.net_g.upsampler.conv_last.weight)
+    with pytest.raises(OSError, match=r'cannot save .*net_g_5.pth \(.*No space left on device\); the run stops'):
+        model.save(epoch=0, current_iter=5)
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(options['path']['models'])) == ['net_g_5.pth']
+
+
+def test_saved_files_load_in_the_toolbox(options):
+    options['train']['ema_decay'] = 0.9
+    model = build_model(options)
+    train(model, 1, 2)
+    model.save(epoch=-1, current_iter=-1)
+    assert os.listdir(options['path']['training_states']) == []  # `latest` has no state
+    saved = torch.load(os.path.join(options['path']['models'], 'net_g_latest.pth'), weights_only=True)
+    assert set(saved) == {'params', 'params_ema'}
+    options['path'].update(pretrain_network_g=os.path.join(options['path']['models'], 'net_g_latest.pth'))
+    options['path'].update(param_key_g='params_ema')
+    other = build_model({**options, 'is_train': False})
+    for name, value in model.net_g_ema.state_dict().items():
+        assert torch.equal(other.net_g.state_dict()[name], value)
+
+
+@pytest.fixture
+def three_states(options):
+    """An experiment with states 1, 2 and 3."""
+    model = build_model(options)
+    for current_iter in (1, 2, 3):
+        train(model, current_iter, current_iter)
+        model.save(epoch=0, current_iter=current_iter)
+    options['auto_resume'] = True
+    return options
+
+
+def cut(path):
+    with open(path, 'r+b') as file:
+        file.truncate(os.path.getsize(path) // 2)
+
+
+def test_auto_resume_skips_what_does_not_load(three_states, capsys):
+    paths = three_states['path']
+    cut(os.path.join(paths['training_states'], '3.state'))
+    os.remove(os.path.join(paths['models'], 'net_g_2.pth'))
+    assert load_resume_state(three_states)['iter'] == 1
+    said = capsys.readouterr().out
+    assert '--auto_resume skips 3.state' in said
+    assert '3.state does not load' in said
+    assert '--auto_resume skips 2.state: there is no file' in said
+    assert paths['pretrain_network_g'] == os.path.join(paths['models'], 'net_g_1.pth')
+
+
+def test_auto_resume_does_not_start_over_when_nothing_loads(three_states):
+    for current_iter in (1, 2, 3):
+        cut(os.path.join(three_states['path']['training_states'], f'{current_iter}.state'))
+    with pytest.raises(InputError, match=r'none of the 3 states in .* loads; .*3.state does not load'):
+        load_resume_state(three_states)
+
+
+def test_auto_resume_without_states_starts_afresh(options):
+    options['auto_resume'] = True
+    assert load_resume_state(options) is None
+
+
+def test_state_with_code_in_it_is_refused(three_states):
+    path = os.path.join(three_states['path']['training_states'], '4.state')
+    torch.save({'epoch': 0, 'iter': 4, 'optimizers': [], 'schedulers': [], 'code': os.system}, path)
+    three_states.update(auto_resume=False)
+    three_states['path']['resume_state'] = path
+    with pytest.raises(InputError, match=r'4.state does not load'):
+        load_resume_state(three_states)
+
+
+def test_toolbox_resume_fails_without_cuda(three_states):
+    if torch.cuda.is_available():
+        pytest.skip('shows what breaks without CUDA; this has CUDA')
+    three_states.update(auto_resume=False)
+    three_states['path']['resume_state'] = os.path.join(three_states['path']['training_states'], '3.state')
+    with pytest.raises((RuntimeError, AssertionError)):
+        load_resume_state.__wrapped__(three_states)
+    assert load_resume_state(three_states)['iter'] == 3
+
+
+@pytest.mark.parametrize(
+    ('section', 'change', 'message'),
+    [
+        ('train', {'fix_flwo': 5}, "train: there is no key 'fix_flwo'; did you mean 'fix_flow'?"),
+        ('val', {'metric': {}}, "val: there is no key 'metric'; did you mean 'metrics'?"),
+        ('network_g', {'num_fea': 5}, "network_g: EFAR: there is no key 'num_fea'; did you mean 'num_feat'?"),
+        ('network_g', {'type': 'EFARR'}, "network_g: there is no network 'EFARR' in the registry"),
+        ('path', {'pretrain_network_g': 'nowhere.pth'}, 'there is no file nowhere.pth'),
+    ],
+)
+def test_wrong_options(options, section, change, message):
+    options[section].update(change)
+    with pytest.raises(InputError) as caught:
+        build_model(options)
+    assert message in str(caught.value)
+
+
+def test_checkpoint_of_another_network(options, tmp_path):
+    torch.save({'params': {'conv.weight': torch.zeros(1)}}, tmp_path / 'other.pth')
+    options['path']['pretrain_network_g'] = str(tmp_path / 'other.pth')
+    with pytest.raises(InputError, match=r'other.pth does not load into EFAR \(.*Missing key'):
+        build_model(options)
