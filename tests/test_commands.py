@@ -101,7 +101,8 @@ def losses(folder):
 
 def last_metrics(path):
     """clip -> (psnr, ssim) of the last validation in a metrics.csv."""
-    rows = list(csv.DictReader(open(path)))
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
     last = rows[-1]['iter']
     return {row['clip']: (float(row['psnr']), float(row['ssim'])) for row in rows if row['iter'] == last}
 

@@ -6,14 +6,12 @@ Shape shorthand: b batch, t frames, c channels, h and w height and width of the 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import torch
 from basicsr.archs.spynet_arch import SpyNet
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from basicsr_plugins.errors import InputError
 from basicsr_plugins.ops.deform_conv import modulated_deform_conv2d
 
 
@@ -25,20 +23,7 @@ def build_spynet(spynet_path: str | None) -> SpyNet:
     """
     if spynet_path is None:
         _say_flow_starts_untrained()
-        return SpyNet()
-    if not Path(spynet_path).is_file():
-        raise InputError(f'spynet_path: there is no file {spynet_path}; README says where SpyNet weights come from.')
-    spynet = SpyNet()
-    try:
-        weights = torch.load(spynet_path, map_location='cpu', weights_only=True)['params']
-        # Files differ in whether they hold the constant buffers `mean` and `std`; the toolbox's class adds them itself.
-        spynet.load_state_dict({**spynet.state_dict(), **weights})
-    except Exception as error:
-        reason = ' '.join(str(error).split())[:200]
-        raise InputError(
-            f'spynet_path: {spynet_path} does not hold SpyNet weights in BasicSR format ({reason}).'
-        ) from error
-    return spynet
+    return SpyNet(spynet_path)
 
 
 @functools.cache

@@ -24,3 +24,8 @@ def apply() -> None:
     for module in (options, devices, resume, networks):
         for patch in module.PATCHES:
             patch()
+
+
+# The patches' modules import parts of BasicSR. It is imported whole before the first of them starts, because the hook
+# applies the patches at the end of that import, and they must be complete by then.
+import basicsr  # noqa: E402, F401

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
+import torch
 from basicsr.archs.spynet_arch import SpyNet
 from torch.nn import functional as F
 
 from basicsr_plugins.compat.rebind import wrap
+from basicsr_plugins.errors import InputError, one_line
 
 SPYNET_MIN_SIZE = 64  # six levels: the coarsest of a 64 px frame is 2 px, of a smaller one too small to enlarge
 
@@ -33,6 +36,33 @@ def spynet_small_frames() -> None:
     wrap(SpyNet, 'forward', make)
 
 
+def spynet_weights() -> None:
+    """Let `SpyNet(load_path)` take weights saved from a SpyNet, and say what is wrong with others.
+
+    The published file holds the constants `mean` and `std` too, as any SpyNet that is saved does; BasicSR loads it in
+    every version before it registers these: RuntimeError about unexpected keys.
+    """
+
+    def make(original):
+        def init(self, load_path=None):
+            original(self)
+            if not load_path:
+                return
+            if not Path(load_path).is_file():
+                raise InputError(f'spynet_path: there is no file {load_path}; README says where the weights come from.')
+            try:
+                weights = torch.load(load_path, map_location='cpu', weights_only=True)['params']
+                self.load_state_dict({**self.state_dict(), **weights})
+            except Exception as error:  # whatever torch's readers raise on another file
+                raise InputError(
+                    f'spynet_path: {load_path} does not hold SpyNet weights of BasicSR ({one_line(error)[:200]}).'
+                ) from error
+
+        return init
+
+    wrap(SpyNet, '__init__', make)
+
+
 def meshgrid_warning() -> None:
     """Silence the warning that `flow_warp` brings at its first call.
 
@@ -42,4 +72,4 @@ def meshgrid_warning() -> None:
     warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
 
 
-PATCHES = (spynet_small_frames, meshgrid_warning)
+PATCHES = (spynet_small_frames, spynet_weights, meshgrid_warning)

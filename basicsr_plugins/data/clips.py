@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
-from basicsr.utils import FileClient, imfrombytes
 
 from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_from_lmdb, read_meta_info
 from basicsr_plugins.errors import InputError, check_keys
@@ -56,6 +55,9 @@ class ClipReader:
         Raises:
             InputError: If the frame is missing or cannot be decoded, naming its file or key.
         """
+        # not above: importing BasicSR imports this module, through the hook and the datasets
+        from basicsr.utils import FileClient, imfrombytes
+
         name = f'{clip}/{PurePath(frame).stem}' if self.is_lmdb else str(self.root / clip / frame)
         shown = f'{name} of {self.root}' if self.is_lmdb else name
         try:
@@ -71,15 +73,17 @@ class ClipReader:
         return image
 
 
-_LMDB_CLIENTS: dict[str, tuple[int, FileClient]] = {}  # path -> (process, client)
+_LMDB_CLIENTS = {}  # path -> (process, client)
 
 
-def lmdb_client(path: Path) -> FileClient:
-    """The toolbox's client of an LMDB, one for each LMDB and process.
+def lmdb_client(path: Path):
+    """The toolbox's `FileClient` of an LMDB, one for each LMDB and process.
 
     LMDB refuses to open a database twice in a process, as training and validation on the same one would, and one that
     was open when a DataLoader forked must be opened anew in the worker.
     """
+    from basicsr.utils import FileClient
+
     key = str(path.resolve())
     pid, client = _LMDB_CLIENTS.get(key, (None, None))
     if pid != os.getpid():

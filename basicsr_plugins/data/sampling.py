@@ -11,10 +11,7 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import basicsr.data
 from torch.utils.data import Sampler
-
-from basicsr_plugins.compat.rebind import wrap
 
 
 class Draw(NamedTuple):
@@ -75,6 +72,10 @@ def seeded(seed: tuple[int, ...]) -> Iterator[None]:
 
 def use_draws() -> None:
     """Let `build_dataloader` wrap the sampler of those datasets that say `takes_draws = True`."""
+    # not above: importing BasicSR imports this module, through the hook and the datasets
+    import basicsr.data
+
+    from basicsr_plugins.compat.rebind import wrap
 
     def make(original):
         def build_dataloader(dataset, dataset_opt, num_gpu=1, dist=False, sampler=None, seed=None):

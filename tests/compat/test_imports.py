@@ -48,11 +48,14 @@ def test_distutils_version(run, tmp_path):
     assert without.returncode == 1
     assert 'distutils' in last_line(without)
 
-    code = BROKEN_DISTUTILS + """
+    code = (
+        BROKEN_DISTUTILS
+        + """
 import basicsr
 from basicsr.archs.arch_util import LooseVersion
 print(LooseVersion('0.29.2+cu130') >= LooseVersion('0.9.0'), LooseVersion('0.8.1') >= LooseVersion('0.9.0'))
 """
+    )
     result = run('python', '-c', code, cwd=tmp_path)
     assert result.stdout.split() == ['True', 'False'], result.stderr
     assert 'warning' not in result.stderr

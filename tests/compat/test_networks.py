@@ -34,6 +34,20 @@ def test_others_as_before(spynet, h, w):
     assert torch.equal(spynet(ref, supp), SpyNet.forward.__wrapped__(spynet, ref, supp))
 
 
+def test_weights_of_a_saved_spynet(spynet, tmp_path):
+    """With `mean` and `std`, as the published file, and without."""
+    whole = spynet.state_dict()
+    bare = {name: value for name, value in whole.items() if name not in ('mean', 'std')}
+    assert len(bare) == len(whole) - 2
+    for name, weights in (('whole', whole), ('bare', bare)):
+        torch.save({'params': weights}, tmp_path / f'{name}.pth')
+    with pytest.raises(RuntimeError, match='Unexpected key'):
+        SpyNet.__init__.__wrapped__(SpyNet.__new__(SpyNet), str(tmp_path / 'whole.pth'))
+    for name in ('whole', 'bare'):
+        net = BasicVSR(num_feat=4, num_block=1, spynet_path=str(tmp_path / f'{name}.pth'))
+        assert all(torch.equal(value, whole[key]) for key, value in net.spynet.state_dict().items())
+
+
 @torch.no_grad()
 def test_basicvsr_takes_them():
     net = BasicVSR(num_feat=4, num_block=1).eval()
