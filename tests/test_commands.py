@@ -52,7 +52,7 @@ def checkout(basicsr_checkout, lmdbs, shared):
             shutil.copy(path, short)
     weights = basicsr_checkout / 'experiments' / 'pretrained_models' / 'flownet'
     weights.mkdir(parents=True)
-    (weights / 'spynet_sintel_final.pth').symlink_to(shared / 'weights' / 'spynet_sintel_final.pth')
+    (weights / 'spynet_sintel_final-3d2a1287.pth').symlink_to(shared / 'weights' / 'spynet_sintel_final.pth')
     return basicsr_checkout
 
 

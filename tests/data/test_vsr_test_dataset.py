@@ -54,7 +54,9 @@ def test_frames_of_any_name(tmp_path, test_options):
     for kind, size in (('LQ', 8), ('GT', 32)):
         (tmp_path / kind / 'scene').mkdir(parents=True)
         for frame in (8, 9, 10):
-            cv2.imwrite(str(tmp_path / kind / 'scene' / f'im{frame:03d}.bmp'), np.full((size, size, 3), frame, np.uint8))
+            cv2.imwrite(
+                str(tmp_path / kind / 'scene' / f'im{frame:03d}.bmp'), np.full((size, size, 3), frame, np.uint8)
+            )
     roots = {'dataroot_lq': str(tmp_path / 'LQ'), 'dataroot_gt': str(tmp_path / 'GT'), 'io_backend': {'type': 'disk'}}
     item = VSRTestDataset({**test_options, **roots})[0]
     assert item['frames'] == ['im008', 'im009', 'im010']

@@ -36,7 +36,7 @@ def test_samples_are_runs_of_one_clip_cropped_alike(train_options):
         assert sample['key'].startswith(f'{clip}/')
         (step,) = set(np.diff(frames))
         steps.add(step)
-        assert 0 <= min(frames)
+        assert min(frames) >= 0
         assert max(frames) < LENGTHS[clip]
         first = int(sample['key'].split('/')[1])
         assert min(frames) == first or first > LENGTHS[clip] - 1 - 4 * abs(step)  # moved only where it would not fit
@@ -167,14 +167,14 @@ def test_meta_info_file_says_which_clips(train_options, tmp_path):
     dataset = VSRTrainDataset({**train_options, 'meta_info_file': str(tmp_path / 'meta.txt')})
     assert [lq.name for lq, _ in dataset.clips] == ['011', 'long']
     (tmp_path / 'meta.txt').write_text('011 8 (48,64,3)\n')
-    with pytest.raises(InputError, match='clip 011 has 8 frames, but .* holds 7'):
+    with pytest.raises(InputError, match=r'clip 011 has 8 frames, but .* holds 7'):
         VSRTrainDataset({**train_options, 'meta_info_file': str(tmp_path / 'meta.txt')})
 
 
 def test_clips_shorter_than_a_sample_are_left_out(train_options):
     dataset = VSRTrainDataset({**train_options, 'num_frame': 10})
     assert [lq.name for lq, _ in dataset.clips] == ['001', 'long']
-    with pytest.raises(InputError, match='num_frame is 21 at interval 1, but no clip of .* has 21 frames'):
+    with pytest.raises(InputError, match=r'num_frame is 21 at interval 1, but no clip of .* has 21 frames'):
         VSRTrainDataset({**train_options, 'num_frame': 21})
 
 
@@ -277,5 +277,5 @@ def test_damaged_key_of_an_lmdb(clip_lmdbs, train_options, tmp_path):
 
 def test_patch_larger_than_the_frame(train_options):
     dataset = VSRTrainDataset({**train_options, 'gt_size': 64})
-    with pytest.raises(InputError, match='gt_size is 64, but the frames of clip 000 are 64x48'):
+    with pytest.raises(InputError, match=r'gt_size is 64, but the frames of clip 000 are 64x48'):
         dataset[0]
