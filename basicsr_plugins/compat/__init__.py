@@ -19,9 +19,9 @@ def apply() -> None:
     """Apply all patches. Calling it again is harmless."""
     apply_before_import()
 
-    from basicsr_plugins.compat import devices, networks, options, resume
+    from basicsr_plugins.compat import devices, images, networks, options, resume
 
-    for module in (options, devices, resume, networks):
+    for module in (options, devices, resume, networks, images):
         for patch in module.PATCHES:
             patch()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import torch
+from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.archs.spynet_arch import SpyNet
 from torch.nn import functional as F
 
@@ -63,6 +65,23 @@ def spynet_weights() -> None:
     wrap(SpyNet, '__init__', make)
 
 
+def basicvsrpp_alignment() -> None:
+    """Give BasicVSR++ its deformable alignment without CUDA too.
+
+    BasicSR leaves it out where there is no CUDA, in every version: another network with fewer parameters, into which no
+    trained weights load. torchvision's deformable convolution, which it uses, works on the CPU.
+    """
+
+    def make(original):
+        def init(self, *args, **kwargs):
+            with mock.patch('torch.cuda.is_available', return_value=True):
+                original(self, *args, **kwargs)
+
+        return init
+
+    wrap(BasicVSRPlusPlus, '__init__', make)
+
+
 def meshgrid_warning() -> None:
     """Silence the warning that `flow_warp` brings at its first call.
 
@@ -72,4 +91,4 @@ def meshgrid_warning() -> None:
     warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
 
 
-PATCHES = (spynet_small_frames, spynet_weights, meshgrid_warning)
+PATCHES = (spynet_small_frames, spynet_weights, basicvsrpp_alignment, meshgrid_warning)

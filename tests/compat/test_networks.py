@@ -3,6 +3,7 @@
 import pytest
 import torch
 from basicsr.archs.basicvsr_arch import BasicVSR
+from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.archs.spynet_arch import SpyNet
 
 
@@ -61,3 +62,18 @@ from basicsr.archs.arch_util import flow_warp
 flow_warp(torch.rand(1, 1, 4, 4), torch.zeros(1, 4, 4, 2))
 """
     assert 'meshgrid' not in run('python', '-c', code, cwd=tmp_path).stderr
+
+
+@torch.no_grad()
+def test_basicvsrpp_has_its_alignment_without_cuda(monkeypatch):
+    """The published size at the defaults, 7.3 M, is with alignment."""
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    without = BasicVSRPlusPlus.__new__(BasicVSRPlusPlus)
+    with pytest.warns(UserWarning, match='Deformable alignment module is not added'):
+        BasicVSRPlusPlus.__init__.__wrapped__(without)
+    net = BasicVSRPlusPlus()
+    assert not torch.cuda.is_available()  # as before
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(7.3e6, rel=0.01)
+    assert sum(p.numel() for p in without.parameters()) < 6e6
+    net = BasicVSRPlusPlus(mid_channels=16, num_blocks=1).eval()
+    assert net(torch.rand(1, 2, 3, 64, 64)).shape == (1, 2, 3, 256, 256)
