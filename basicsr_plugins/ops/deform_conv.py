@@ -173,8 +173,9 @@ def select_backend(device: 'torch.device | str' = 'cpu', backend: str = 'auto') 
         backend = os.environ.get(BACKEND_VARIABLE) or 'auto'
         asked_by = BACKEND_VARIABLE
     if backend == 'auto':
-        # On the CPU `pytorch` is several times faster than the other two (scripts/benchmark_ops.py). On CUDA the choice
-        # is not measured: run scripts/benchmark_ops.py --device cuda there.
+        # On the CPU `pytorch` is several times faster than the other two (scripts/benchmark_ops.py), unless other
+        # processes want the same cores: OpenMP's busy waiting then eats the gain, OMP_WAIT_POLICY=passive returns it.
+        # On CUDA the choice is not measured: run scripts/benchmark_ops.py --device cuda there.
         on_cuda = torch.device(device).type == 'cuda'
         return 'torchvision' if on_cuda and _is_available('torchvision') else 'pytorch'
     if backend not in _BACKENDS or not _is_available(backend):
