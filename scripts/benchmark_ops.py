@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""Time the backends of modulated deformable convolution side by side in one run.
+
+    python scripts/benchmark_ops.py
+    python scripts/benchmark_ops.py --size 64x64 --batch 4 --deform-groups 8 --json dcn.json
+    python scripts/benchmark_ops.py --device cuda --dtype float16
+
+Every round runs each backend once, so that a slow moment of the machine hits all of them; the table shows the medians
+of the rounds, their ratio to torchvision's (above 1: faster than torchvision), the largest difference to torchvision's
+numbers relative to their largest, and the memory that a run takes at its peak on top of its inputs.
+"""
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from basicsr_plugins.errors import InputError, run_script
+from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
+
+REFERENCE = 'torchvision'
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1 ...')
+    parser.add_argument('--dtype', default='float32', choices=('float16', 'bfloat16', 'float32', 'float64'))
+    parser.add_argument('--size', default='180x320', help='height x width of the frame')
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--channels', type=int, default=64, help='of the input and of the output')
+    parser.add_argument('--deform-groups', type=int, default=8)
+    parser.add_argument('--offset', type=float, default=2.0, help='standard deviation of the offsets in pixels')
+    parser.add_argument('--backends', nargs='+', help='default: all that can be imported')
+    parser.add_argument('--repeat', type=int, default=5, help='rounds')
+    parser.add_argument('--threads', type=int, help="default: torch's own")
+    parser.add_argument('--json', type=Path, help='write the numbers to this file')
+    args = parser.parse_args()
+    match = re.fullmatch(r'(\d+)x(\d+)', args.size)
+    if not match:
+        raise InputError(f'--size must read HEIGHTxWIDTH, for example 180x320, got {args.size!r}')
+    args.size = tuple(map(int, match.groups()))
+    if args.repeat < 1:
+        raise InputError(f'--repeat must be at least 1, got {args.repeat}')
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
+        raise InputError(f'--device {args.device} cannot be used: {str(error).splitlines()[0]}') from error
+    return args
+
+
+def make_inputs(args):
+    """Random x, offset, mask, weight and bias of a 3x3 convolution that keeps the frame's size."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    taps = args.deform_groups * 9
+    offset = draw(args.batch, 2 * taps, *args.size) * args.offset
+    # Never a whole pixel: there the gradient has two sides, and rounding decides which one a backend gives.
+    offset = ((offset * 64).floor() + 0.5) / 64
+    tensors = (
+        draw(args.batch, args.channels, *args.size),
+        offset,
+        draw(args.batch, taps, *args.size).sigmoid(),
+        draw(args.channels, args.channels, 3, 3) / (9 * args.channels) ** 0.5,
+        draw(args.channels),
+    )
+    return [t.to(args.device, getattr(torch, args.dtype)).requires_grad_() for t in tensors]
+
+
+def make_operations(inputs, deform_groups, backend):
+    """The two things to time: name -> function that returns the result and, for the second, the five gradients."""
+
+    def convolve():
+        return modulated_deform_conv2d(*inputs, padding=1, deform_groups=deform_groups, backend=backend)
+
+    def forward():
+        with torch.no_grad():
+            return [convolve()]
+
+    def forward_backward():
+        out = convolve()
+        return [out.detach(), *torch.autograd.grad(out, inputs, out)]
+
+    return {'forward': forward, 'forward+backward': forward_backward}
+
+
+def seconds(function, device):
+    wait(device)
+    start = time.perf_counter()
+    function()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def peak_megabytes(function, device):
+    """Peak memory of one call on top of what is in use before it; None where the system does not tell."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    try:
+        Path('/proc/self/clear_refs').write_text('5')  # Linux: the high-water mark restarts from here
+    except OSError:
+        return None
+    before = resident_kilobytes('VmRSS')
+    function()
+    return (resident_kilobytes('VmHWM') - before) / 2**10
+
+
+def resident_kilobytes(field):
+    return int(re.search(rf'^{field}:\s+(\d+)', Path('/proc/self/status').read_text(), re.MULTILINE).group(1))
+
+
+def largest_difference(ours, theirs):
+    """Over the result and the gradients, the largest difference relative to the largest value."""
+    return max(float((a - b).double().abs().max() / b.double().abs().max()) for a, b in zip(ours, theirs))
+
+
+def measure(operations, device, repeat):
+    """Rows of the table for one operation: backend -> numbers."""
+    rows = {}
+    results = {}
+    for backend, function in operations.items():
+        results[backend] = function()
+        rows[backend] = {'peak_mb': peak_megabytes(function, device)}
+    times = {backend: [] for backend in operations}
+    for _ in range(repeat):
+        for backend, function in operations.items():
+            times[backend].append(seconds(function, device))
+    for backend, row in rows.items():
+        row['ms'] = statistics.median(times[backend]) * 1e3
+        if REFERENCE in operations:
+            row['speedup'] = statistics.median(times[REFERENCE]) / statistics.median(times[backend])
+            row['difference'] = largest_difference(results[backend], results[REFERENCE])
+    return rows
+
+
+def machine(device):
+    """What the numbers were measured on."""
+    processor = platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        found = re.search(r'^model name\s*: (.+)$', cpuinfo.read_text(), re.MULTILINE)
+        processor = found.group(1) if found else processor
+    return {
+        'processor': processor,
+        'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
+        'threads': torch.get_num_threads(),
+        'torch': torch.__version__,
+        'python': platform.python_version(),
+        'system': platform.platform(),
+    }
+
+
+def print_rows(operation, rows):
+    print(f'\n{operation:<18}{"ms":>10}{"speed-up":>10}{"difference":>12}{"peak MB":>10}')
+    for backend, row in rows.items():
+        cells = [f'{row["ms"]:10.1f}']
+        cells.append(f'{row["speedup"]:9.2f}x' if 'speedup' in row else f'{"-":>10}')
+        cells.append(f'{row["difference"]:12.1e}' if 'difference' in row else f'{"-":>12}')
+        cells.append(f'{row["peak_mb"]:10.0f}' if row['peak_mb'] is not None else f'{"-":>10}')
+        print(f'{backend:<18}' + ''.join(cells))
+
+
+def main():
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    backends = [select_backend(device, name) for name in args.backends or available_backends()]
+    inputs = make_inputs(args)
+    report = {
+        'command': ' '.join(sys.argv),
+        'machine': machine(device),
+        'setting': {name: value for name, value in vars(args).items() if name not in ('json', 'backends')},
+        'auto': select_backend(device),
+    }
+    print(', '.join(f'{name} {value}' for name, value in report['machine'].items()))
+    print(', '.join(f'{name} {value}' for name, value in report['setting'].items()), f"-> 'auto' is {report['auto']}")
+
+    operations = {backend: make_operations(inputs, args.deform_groups, backend) for backend in backends}
+    report['results'] = {}
+    for operation in ('forward', 'forward+backward'):
+        rows = measure({name: functions[operation] for name, functions in operations.items()}, device, args.repeat)
+        report['results'][operation] = rows
+        print_rows(operation, rows)
+    if args.json:
+        temporary = args.json.with_name(args.json.name + '.tmp')
+        temporary.write_text(json.dumps(report, indent=2) + '\n')
+        temporary.replace(args.json)
+
+
+if __name__ == '__main__':
+    run_script(main)
