@@ -1,0 +1,1 @@
+"""Measure and compare: profiles, evaluations, reports."""
