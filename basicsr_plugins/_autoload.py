@@ -22,18 +22,14 @@ class BasicSRFinder:
     def find_spec(self, fullname, path=None, target=None):
         if fullname != 'basicsr':
             return None
-        sys.meta_path.remove(self)
-        spec = None
-        for finder in list(sys.meta_path):
+        for finder in sys.meta_path:
             find_spec = getattr(finder, 'find_spec', None)
-            spec = find_spec(fullname, path, target) if find_spec else None
+            spec = find_spec(fullname, path, target) if find_spec and finder is not self else None
             if spec is not None:
-                break
-        if spec is None or spec.loader is None:  # no BasicSR, or a bare folder of that name: not ours to mend
-            sys.meta_path.insert(0, self)
-            return None
-        self._wrap(spec.loader)
-        return spec
+                if spec.loader is not None:  # None for a bare folder of that name: not ours to mend
+                    self._wrap(spec.loader)
+                return spec
+        return None
 
     def _wrap(self, loader):
         """Shadow `loader.exec_module` once, so that the module keeps its own loader afterwards."""
@@ -41,12 +37,10 @@ class BasicSRFinder:
 
         def exec_and_register(module):
             del loader.exec_module
-            try:
-                guarded(apply_before_import)
-                exec_module(module)
-            except BaseException:
-                sys.meta_path.insert(0, self)  # the import failed; the next attempt is wrapped again
-                raise
+            guarded(apply_before_import)
+            exec_module(module)
+            if self in sys.meta_path:  # done; had the import failed, the next attempt would be wrapped again
+                sys.meta_path.remove(self)
             guarded(register)
 
         loader.exec_module = exec_and_register

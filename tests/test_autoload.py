@@ -155,6 +155,11 @@ def test_broken_package_does_not_break_the_interpreter(run, tmp_path):
     assert result.stderr.strip() == 'basicsr_plugins: warning: autoload is off (RuntimeError: broken on purpose)'
 
 
+def test_looking_basicsr_up_leaves_the_hook_in_place(run, tmp_path):
+    code = 'import importlib.util; assert importlib.util.find_spec("basicsr")' + NAMES
+    assert run('python', '-c', code, cwd=tmp_path).stdout.split() == ['True'] * 5
+
+
 def test_failed_import_of_basicsr_is_wrapped_again(run, tmp_path):
     code = (
         """

@@ -12,7 +12,7 @@ from basicsr.archs.spynet_arch import SpyNet
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from basicsr_plugins.ops.deform_conv import modulated_deform_conv2d
+from basicsr_plugins.ops.deform_conv import ModulatedDeformConv2d
 
 
 def build_spynet(spynet_path: str | None) -> SpyNet:
@@ -73,8 +73,7 @@ class FlowGuidedAlignment(nn.Module):
         self.conv_offset = nn.Conv2d(num_feat, 3 * 9 * deform_groups, 3, 1, 1)
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(self.conv_offset.bias)
-        # A plain convolution holds (and initialises) the deformable one's weight and bias.
-        self.deform_conv = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.deform_conv = ModulatedDeformConv2d(num_feat, num_feat, 3, padding=1, deform_groups=deform_groups)
 
     def forward(self, feat: Tensor, neighbour: Tensor, flow: Tensor) -> Tensor:
         """Align `neighbour` to `feat`.
@@ -92,12 +91,4 @@ class FlowGuidedAlignment(nn.Module):
         if self.max_residue_magnitude is not None:
             residue = self.max_residue_magnitude * torch.tanh(residue)
         offset = residue + flow.flip(1).repeat(1, 9 * self.deform_groups, 1, 1)
-        return modulated_deform_conv2d(
-            neighbour,
-            offset,
-            torch.sigmoid(mask),
-            self.deform_conv.weight,
-            self.deform_conv.bias,
-            padding=1,
-            deform_groups=self.deform_groups,
-        )
+        return self.deform_conv(neighbour, offset, torch.sigmoid(mask))

@@ -19,15 +19,16 @@ from basicsr_plugins.compat.rebind import wrap
 
 
 def init_dist() -> None:
-    """Let `--launcher pytorch` and `slurm` work without CUDA, over gloo.
+    """Let `--launcher pytorch` and `slurm` work on the CPU, over gloo.
 
-    BasicSR divides by the number of GPUs: ZeroDivisionError without one, in every version.
+    BasicSR divides by the number of GPUs: ZeroDivisionError without one, in every version. With GPUs it has NCCL
+    alone, with which `num_gpu: 0` fails; there each device gets its own backend.
     """
 
     def make(original):
         def init(launcher, backend='nccl', **kwargs):
             if torch.cuda.is_available() or launcher not in ('pytorch', 'slurm'):
-                return original(launcher, backend, **kwargs)
+                return original(launcher, 'cpu:gloo,cuda:nccl' if backend == 'nccl' else backend, **kwargs)
             port = kwargs.pop('port', None)
             if launcher == 'slurm':
                 _set_slurm_environment(port)
@@ -114,6 +115,37 @@ def feed_data() -> None:
     wrap(SRModel, 'feed_data', make)
 
 
+def prefetch_errors() -> None:
+    """Let an error in the data end the run with `prefetch_mode: cpu` too.
+
+    BasicSR's prefetching thread dies with the error, in every version, and training waits for it for ever.
+    """
+
+    def make_run(original):
+        def run(self):
+            try:
+                original(self)
+            except Exception as error:
+                self.error = error
+                self.queue.put(None)
+
+        return run
+
+    def make_next(original):
+        def next_item(self):
+            try:
+                return original(self)
+            except StopIteration:
+                if hasattr(self, 'error'):
+                    raise self.error from None
+                raise
+
+        return next_item
+
+    wrap(prefetch_dataloader.PrefetchGenerator, 'run', make_run)
+    wrap(prefetch_dataloader.PrefetchGenerator, '__next__', make_next)
+
+
 def cuda_prefetcher() -> None:
     """Treat `prefetch_mode: cuda` like the CPU prefetcher where there is no CUDA.
 
@@ -131,4 +163,4 @@ def cuda_prefetcher() -> None:
     wrap(prefetch_dataloader, 'CUDAPrefetcher', make)
 
 
-PATCHES = (init_dist, model_to_device, video_validation, feed_data, cuda_prefetcher)
+PATCHES = (init_dist, model_to_device, video_validation, feed_data, prefetch_errors, cuda_prefetcher)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import yaml
 from basicsr.utils import options
+from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
 from basicsr_plugins.compat.rebind import wrap
 from basicsr_plugins.errors import InputError
 
 REQUIRED_KEYS = ('name', 'model_type', 'num_gpu', 'datasets', 'path')
+REQUIRED_TO_TRAIN = ('train', 'logger')
+REQUIRED_TO_TEST = ('val',)
 
 
 class SafeOptionLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
@@ -63,12 +68,13 @@ def parse_options() -> None:
 
     def make(original):
         def parse(root_path, is_train=True):
-            _check_option_file()
+            _check_option_file(REQUIRED_KEYS + (REQUIRED_TO_TRAIN if is_train else REQUIRED_TO_TEST))
             opt, args = original(str(output_root(root_path)), is_train=is_train)
             if opt['num_gpu'] != 0 and not torch.cuda.is_available():
                 raise InputError(
                     f'num_gpu: {opt["num_gpu"]} is asked for, but PyTorch sees no CUDA device; say 0 (or auto).'
                 )
+            _check_names(opt)
             _mend_entry_script()
             return opt, args
 
@@ -78,12 +84,18 @@ def parse_options() -> None:
 
 
 def output_root(root_path: str | os.PathLike) -> Path:
-    """Where experiments, results and tb_logger go: `root_path`, or the current folder if that is a site-packages."""
+    """Where experiments, results and tb_logger go.
+
+    `root_path`, the parent of the toolbox's package, is right for a script in a checkout; for `python -m basicsr.train`
+    and `python -m basicsr.test`, wherever the package is installed, it is the current folder.
+    """
     root_path = Path(root_path)
-    return Path.cwd() if root_path.name in ('site-packages', 'dist-packages') else root_path
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    as_module = spec is not None and spec.name in ('basicsr.train', 'basicsr.test')
+    return Path.cwd() if as_module or root_path.name in ('site-packages', 'dist-packages') else root_path
 
 
-def _check_option_file() -> None:
+def _check_option_file(required_keys: Sequence[str]) -> None:
     """Stop with one sentence where the toolbox's parser would stop with a traceback."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('-opt')
@@ -99,9 +111,21 @@ def _check_option_file() -> None:
         raise InputError(f'-opt {path} is not a YAML file of plain data: {" ".join(str(error).split())}') from error
     if not isinstance(opt, dict):
         raise InputError(f'-opt {path} holds no options.')
-    for key in REQUIRED_KEYS:
+    for key in required_keys:
         if key not in opt:
             raise InputError(f'-opt {path}: the key {key!r} is missing.')
+
+
+def _check_names(opt: dict) -> None:
+    """Refuse a model or dataset that no registry holds, naming the nearest that one does."""
+    named = [('model_type', opt['model_type'], MODEL_REGISTRY)]
+    named += [
+        (f'datasets: {key}: type', section.get('type'), DATASET_REGISTRY) for key, section in opt['datasets'].items()
+    ]
+    for where, name, registry in named:
+        if name not in registry:
+            near = difflib.get_close_matches(str(name), list(registry.keys()), n=1, cutoff=0)
+            raise InputError(f'{where}: there is no {name!r} in the registry; did you mean {near[0]!r}?')
 
 
 def _mend_entry_script() -> None:

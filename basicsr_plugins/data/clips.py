@@ -6,11 +6,14 @@ Shape shorthand: h and w height and width of a frame.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
+import lmdb
 import numpy as np
 
+from basicsr_plugins.data.lmdb_store import check_whole
 from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_from_lmdb, read_meta_info
 from basicsr_plugins.errors import InputError, check_keys
 
@@ -89,7 +92,11 @@ def lmdb_client(path: Path):
     if pid != os.getpid():
         if client is not None:
             client.client._client['clips'].close()
-        client = FileClient('lmdb', db_paths=[key], client_keys=['clips'])
+        try:
+            client = FileClient('lmdb', db_paths=[key], client_keys=['clips'])
+        except lmdb.Error as error:
+            raise InputError(f'{path} cannot be opened as an LMDB ({error}).') from error
+        check_whole(path, client.client._client['clips'])
         _LMDB_CLIENTS[key] = os.getpid(), client
     return client
 
@@ -129,10 +136,21 @@ def paired_clips(lq: ClipReader, gt: ClipReader | None, meta_info_file: str | No
             raise InputError(
                 f'clip {name} has {len(lq_clip.frames)} frames in {lq.root}, but {len(gt_clip.frames)} in {gt.root}.'
             )
+        if _number(lq_clip.frames[0]) != _number(gt_clip.frames[0]):
+            raise InputError(
+                f'clip {name} begins with frame {lq_clip.frames[0]} in {lq.root}, but with {gt_clip.frames[0]} in '
+                f'{gt.root}; frames are paired by number.'
+            )
         pairs.append((lq_clip, gt_clip))
     if not pairs:
         raise InputError(f'{lq.root} holds no clips.')
     return pairs
+
+
+def _number(frame: str) -> int | None:
+    """The number that a frame's name ends with."""
+    digits = re.search(r'(\d+)$', PurePath(frame).stem)
+    return int(digits[1]) if digits else None
 
 
 def _listed_clips(

@@ -344,16 +344,23 @@ def _encode(path, compress_level):
 
 
 def _open_readonly(lmdb_path):
-    """Open for reading, unless the file is cut short: reading beyond its end would kill the process."""
     try:
         env = lmdb.open(str(lmdb_path), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise InputError(_anew(lmdb_path, f'cannot be opened ({error})')) from error
+    try:
+        check_whole(lmdb_path, env)
+    except InputError:
+        env.close()
+        raise
+    return env
+
+
+def check_whole(lmdb_path: StrPath, env: lmdb.Environment) -> None:
+    """Refuse an LMDB whose file is cut short: reading beyond its end would kill the process."""
     num_byte = (env.info()['last_pgno'] + 1) * env.stat()['psize']
     if (Path(lmdb_path) / 'data.mdb').stat().st_size < num_byte:
-        env.close()
         raise InputError(_anew(lmdb_path, f'has a data.mdb that is cut short, of less than {num_byte} bytes'))
-    return env
 
 
 def _stored_keys(lmdb_path) -> set[str]:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from torch.utils.data import Sampler
 
+from basicsr_plugins.errors import InputError
+
 
 class Draw(NamedTuple):
     """What the sampler gives to `__getitem__`: which item, and the seed of this draw of it."""
@@ -51,7 +53,7 @@ class DrawSampler(Sampler):
         return len(self.sampler)
 
     def _draws_to_skip(self, epoch: int) -> int:
-        """What the interrupted run has drawn in this epoch; none if the batch size changed since."""
+        """What the interrupted run has drawn in this epoch; none if that cannot be with this batch size."""
         if self.resume is None or epoch != self.resume['epoch']:
             return 0
         batches = len(self.sampler) // self.batch_size
@@ -80,6 +82,9 @@ def use_draws() -> None:
     def make(original):
         def build_dataloader(dataset, dataset_opt, num_gpu=1, dist=False, sampler=None, seed=None):
             if sampler is not None and getattr(dataset, 'takes_draws', False):
+                for key in ('batch_size_per_gpu', 'num_worker_per_gpu'):
+                    if key not in dataset_opt:
+                        raise InputError(f'datasets: {dataset_opt["name"]}: the key {key!r} is missing.')
                 batch_size = dataset_opt['batch_size_per_gpu'] * (1 if dist else max(num_gpu, 1))
                 sampler = DrawSampler(sampler, seed, batch_size, dataset_opt.get('resume'))
             return original(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed)

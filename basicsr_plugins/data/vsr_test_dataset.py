@@ -68,8 +68,11 @@ class VSRTestDataset(Dataset):
         wanted = val_clip_names(where, opt.get('val_partition'), [lq.name for lq, _ in self.clips])
         if wanted:
             self.clips = [pair for pair in self.clips if pair[0].name in wanted]
-        if not self.clips:
-            raise InputError(f'{where}: {self.lq.root} holds none of the clips of val_partition.')
+            missing = sorted(set(wanted) - {lq.name for lq, _ in self.clips})
+            if missing:
+                raise InputError(f'{where}: {self.lq.root} lacks clip {missing[0]} of val_partition.')
+        for index in range(len(self.clips)):  # not at the first validation, hours later
+            self._check_first_frame(index)
         # one entry for each frame, as the toolbox's video models read it
         self.data_info = {'folder': [lq.name for lq, _ in self.clips for _ in lq.frames]}
 
@@ -103,18 +106,19 @@ class VSRTestDataset(Dataset):
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """LQ and GT frames of a clip, each (t, h, w, 3), BGR, uint8."""
         lq_clip, gt_clip = self.clips[index]
-        lqs = _read_clip(self.lq, lq_clip)
+        return _read_clip(self.lq, lq_clip), None if self.gt is None else _read_clip(self.gt, gt_clip)
+
+    def _check_first_frame(self, index: int) -> None:
         if self.gt is None:
-            return lqs, None
-        gts = _read_clip(self.gt, gt_clip)
+            return
+        lq_clip, gt_clip = self.clips[index]
         check_scale(
-            lqs[0],
-            gts[0],
+            self.lq.read(lq_clip.name, lq_clip.frames[0]),
+            self.gt.read(gt_clip.name, gt_clip.frames[0]),
             self.scale,
             f'{lq_clip.name}/{lq_clip.frames[0]} of {self.lq.root}',
             f'{gt_clip.name}/{gt_clip.frames[0]} of {self.gt.root}',
         )
-        return lqs, gts
 
 
 def _read_clip(reader: ClipReader, clip: ClipInfo) -> np.ndarray:

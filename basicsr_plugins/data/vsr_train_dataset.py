@@ -101,6 +101,7 @@ class VSRTrainDataset(Dataset):
         self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
         self.clips = self._long_enough(self._partition(where), where)
+        self._read_sample(*self.clips[0], [0])  # sizes that do not fit stop here, not in the loader
         self.items = [
             (number, frame) for number, (clip, _) in enumerate(self.clips) for frame in range(len(clip.frames))
         ]
@@ -147,8 +148,8 @@ class VSRTrainDataset(Dataset):
             draw: An item and the seed of its random choices; a bare index has a seed of its own.
 
         Returns:
-            `lq`: (t, 3, p, p); `gt`: (t, 3, scale * p, scale * p); both RGB in [0, 1]. `key`: `clip/frame` of the first
-            frame.
+            `lq`: (t, 3, p, p); `gt`: (t, 3, scale * p, scale * p); both RGB in [0, 1]. `key`: `clip/number` of the
+            item, as the toolbox has it.
         """
         if not isinstance(draw, Draw):
             draw = Draw(draw, (draw,))
@@ -156,7 +157,7 @@ class VSRTrainDataset(Dataset):
         lq_clip, gt_clip = self.clips[number]
         with seeded(draw.seed):
             frames = self._choose_frames(first, len(lq_clip.frames))
-            lqs, gts = self._crop(*self._read(lq_clip, gt_clip, frames), lq_clip)
+            lqs, gts = self._crop(*self._read_sample(lq_clip, gt_clip, frames))
             images = augment([_as_float(image) for image in (*lqs, *gts)], self.use_hflip, self.use_rot)
         tensors = img2tensor(images)
         return {
@@ -175,7 +176,7 @@ class VSRTrainDataset(Dataset):
             frames.reverse()
         return frames
 
-    def _read(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int]) -> tuple[list, list]:
+    def _read_sample(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int]) -> tuple[list, list]:
         lqs = [self.lq.read(lq_clip.name, lq_clip.frames[i]) for i in frames]
         gts = [self.gt.read(gt_clip.name, gt_clip.frames[i]) for i in frames]
         for lq, gt, i in zip(lqs, gts, frames):
@@ -183,13 +184,13 @@ class VSRTrainDataset(Dataset):
             check_scale(lq, gt, self.scale, f'{lq_name} of {self.lq.root}', f'{gt_name} of {self.gt.root}')
             if lq.shape != lqs[0].shape:
                 raise InputError(f'{lq_name} of {self.lq.root} has another size than the frames before it.')
-        return lqs, gts
-
-    def _crop(self, lqs: list, gts: list, lq_clip: ClipInfo) -> tuple[list, list]:
-        """The same random patch of all frames, while they are still uint8: converting whole frames costs more."""
         h, w = gts[0].shape[:2]
         if min(h, w) < self.gt_size:
             raise InputError(f'gt_size is {self.gt_size}, but the frames of clip {lq_clip.name} are {w}x{h}.')
+        return lqs, gts
+
+    def _crop(self, lqs: list, gts: list) -> tuple[list, list]:
+        """The same random patch of all frames, while they are still uint8: converting whole frames costs more."""
         gts, lqs = paired_random_crop(gts, lqs, self.gt_size, self.scale)
         # of a single frame the toolbox gives the bare image
         return (lqs, gts) if isinstance(lqs, list) else ([lqs], [gts])

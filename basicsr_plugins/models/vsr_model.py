@@ -39,6 +39,20 @@ TRAIN_KEYS = (
     'pixel_opt',
     'perceptual_opt',
 )
+PATH_KEYS = (
+    'pretrain_network_g',
+    'param_key_g',
+    'strict_load_g',
+    'resume_state',
+    'ignore_resume_networks',
+    # added by the toolbox
+    'experiments_root',
+    'results_root',
+    'models',
+    'training_states',
+    'log',
+    'visualization',
+)
 VAL_KEYS = ['val_freq', 'save_img', 'metrics', 'pbar', 'suffix', 'flip_seq', 'center_frame_only']
 
 
@@ -56,12 +70,18 @@ class VSRModel(VideoRecurrentModel):
     """
 
     def __init__(self, opt: Mapping):
-        _check_network_options(opt['network_g'])
+        _check_network_options(opt.get('network_g') or {})
         if opt['is_train']:
             check_keys('train', opt['train'], ['optim_g', 'scheduler', 'total_iter'], TRAIN_KEYS)
         if opt.get('val') is not None:
             check_keys('val', opt['val'], ['val_freq', 'save_img'] if opt['is_train'] else ['save_img'], VAL_KEYS)
+        check_keys('path', opt['path'], [], PATH_KEYS)
         super().__init__(opt)
+        net = self.get_bare_model(self.net_g)
+        if getattr(net, 'scale', opt['scale']) != opt['scale']:
+            raise InputError(f'scale is {opt["scale"]}, but {type(net).__name__} upscales by {net.scale}.')
+        if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
+            get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
 
     # ---------------------------------------------------------------- networks and their files
 
@@ -103,15 +123,23 @@ class VSRModel(VideoRecurrentModel):
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
-            'best_metric_results': getattr(self, 'best_metric_results', {}),
         }
         save_atomically(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
 
     def resume_training(self, resume_state):
-        """As the toolbox's; the best metrics so far are known again too."""
+        """As the toolbox's; the best metrics so far are known again too, from `metrics.csv`."""
         super().resume_training(resume_state)
-        if resume_state.get('best_metric_results'):
-            self.best_metric_results = resume_state['best_metric_results']
+        path = Path(self.opt['path']['log']) / 'metrics.csv'
+        if self.opt.get('val') is None or not path.is_file():
+            return
+        with open(path, newline='', encoding='utf-8') as file:
+            averages = [row for row in csv.DictReader(file) if row['clip'] == 'average']
+        for row in averages:
+            if int(row['iter']) <= resume_state['iter']:
+                self._initialize_best_metric_results(row['dataset'])
+                for name in self.opt['val'].get('metrics') or {}:
+                    if row.get(name):
+                        self._update_best_metric_result(row['dataset'], name, float(row[name]), int(row['iter']))
 
     # ---------------------------------------------------------------- training
 
@@ -190,12 +218,10 @@ class VSRModel(VideoRecurrentModel):
             self._log_metrics(current_iter, dataset.opt['name'], tb_logger)
 
     def _validate_clip(self, clip: Mapping, dataset_name: str, current_iter: int | str, save_img: bool) -> None:
-        self.feed_data({key: clip[key].unsqueeze(0) for key in ('lq', 'gt') if key in clip})
+        self.feed_data({'lq': clip['lq'].unsqueeze(0)})
         self.test()
         output = self.output[0].cpu()  # (t, 3, s * h, s * w)
         del self.lq, self.output
-        if hasattr(self, 'gt'):
-            del self.gt
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
         gt = clip.get('gt')
@@ -243,11 +269,14 @@ class VSRModel(VideoRecurrentModel):
         get_root_logger().info(text)
 
         path = Path(self.opt['path']['log']) / 'metrics.csv'
+        header = ['dataset', 'iter', 'clip', *names]
+        if path.exists() and path.read_text(encoding='utf-8').split('\n')[0].strip() != ','.join(header):
+            path.replace(path.with_name(f'metrics_before_{current_iter}.csv'))  # resumed with other metrics
         is_new = not path.exists()
         with open(path, 'a', newline='', encoding='utf-8') as file:
             writer = csv.writer(file)
             if is_new:
-                writer.writerow(['dataset', 'iter', 'clip', *names])
+                writer.writerow(header)
             writer.writerows(
                 [dataset_name, current_iter, clip, *(f'{value:.6f}' for value in row)] for clip, row in rows.items()
             )
@@ -275,8 +304,8 @@ def save_atomically(data: object, path: Path) -> None:
 
 def _check_network_options(network_opt: Mapping) -> None:
     """Refuse an unknown network, or arguments that it does not have."""
-    if network_opt['type'] not in ARCH_REGISTRY:
-        raise InputError(f'network_g: there is no network {network_opt["type"]!r} in the registry.')
+    if network_opt.get('type') not in ARCH_REGISTRY:
+        raise InputError(f'network_g: there is no network {network_opt.get("type")!r} in the registry.')
     parameters = inspect.signature(ARCH_REGISTRY.get(network_opt['type']).__init__).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return

@@ -1,6 +1,7 @@
 """Option files are read as data, checked at start, and send output to the current folder."""
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,15 @@ from basicsr.utils import options
 from basicsr_plugins.compat.options import SafeOptionLoader, output_root
 from basicsr_plugins.errors import InputError
 
+COMPLETE = """
+name: x
+model_type: {model}
+num_gpu: {gpu}
+datasets: {{train: {{type: {dataset}}}}}
+path: {{}}
+train: {{}}
+logger: {{}}
+"""
 CODE = '!!python/object/apply:os.mkdir [%s]'
 
 
@@ -72,7 +82,16 @@ def parse(monkeypatch, path, *arguments):
         ('', 'holds no options'),
         ('name: [', 'is not a YAML file'),
         (f'name: {CODE % "made"}', 'is not a YAML file of plain data'),
-        ('name: x\nmodel_type: VSRModel\nnum_gpu: 2\ndatasets: {}\npath: {}\nlogger: {}', 'num_gpu: 2 is asked for'),
+        (COMPLETE.format(gpu=2, model='VSRModel', dataset='VSRTrainDataset'), 'num_gpu: 2 is asked for'),
+        (
+            COMPLETE.format(gpu=0, model='VSRModle', dataset='VSRTrainDataset'),
+            "model_type: .* 'VSRModle' .* 'VSRModel'",
+        ),
+        (
+            COMPLETE.format(gpu=0, model='VSRModel', dataset='VSRTrain'),
+            "train: type: .* did you mean 'VSRTrainDataset'",
+        ),
+        (COMPLETE.replace('logger: {{}}', '').format(gpu=0, model='x', dataset='y'), "the key 'logger' is missing"),
     ],
 )
 def test_bad_option_file_is_one_sentence(monkeypatch, tmp_path, text, message):
@@ -83,13 +102,26 @@ def test_bad_option_file_is_one_sentence(monkeypatch, tmp_path, text, message):
     with pytest.raises(InputError, match=message) as caught:
         parse(monkeypatch, path)
     assert '\n' not in str(caught.value)
-    assert text is None or 'num_gpu' in message or str(path) in str(caught.value)
+    assert text is None or 'train' in text or str(path) in str(caught.value)
 
 
 def test_output_root():
     assert output_root('/usr/lib/python3/site-packages') == Path.cwd()
     assert output_root('/usr/lib/python3/dist-packages') == Path.cwd()
-    assert output_root('/home/me/BasicSR') == Path('/home/me/BasicSR')
+    assert output_root('/srv/BasicSR') == Path('/srv/BasicSR')
+
+
+def test_python_m_writes_into_the_current_folder(monkeypatch, tmp_path):
+    """The toolbox itself writes beside its package, wherever that is."""
+    path = tmp_path / 'options.yml'
+    path.write_text(COMPLETE.format(gpu=0, model='VSRModel', dataset='VSRTrainDataset'))
+    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(path)])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules['__main__'], '__spec__', ModuleSpec('basicsr.train', None))
+    opt, _ = options.parse_options.__wrapped__('/opt/lib')
+    assert opt['path']['experiments_root'] == '/opt/lib/experiments/x'
+    opt, _ = options.parse_options('/opt/lib')
+    assert opt['path']['experiments_root'] == str(tmp_path / 'experiments' / 'x')
 
 
 def test_scripts_end_with_one_line(run, tmp_path):

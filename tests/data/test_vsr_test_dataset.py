@@ -43,7 +43,7 @@ def test_without_gt(test_options):
 
 
 @pytest.mark.parametrize(
-    ('partition', 'kept'), [(None, list(LENGTHS)), ('REDS4', ['000', '011']), (['long', '001'], ['001', 'long'])]
+    ('partition', 'kept'), [(None, list(LENGTHS)), ('none', list(LENGTHS)), (['long', '001'], ['001', 'long'])]
 )
 def test_val_partition_keeps_its_clips(test_options, partition, kept):
     dataset = VSRTestDataset({**test_options, 'val_partition': partition})
@@ -77,12 +77,13 @@ def test_sizes_within_a_clip(tmp_path, test_options):
     ('change', 'message'),
     [
         ({'cache': True}, "there is no key 'cache'; did you mean 'cache_data'?"),
-        ({'val_partition': 'official'}, 'holds none of the clips of val_partition'),
+        ({'val_partition': 'official'}, 'lacks clip 240 of val_partition'),
+        ({'val_partition': 'REDS4'}, 'lacks clip 015 of val_partition'),
         ({'dataroot_lq': 'nowhere'}, 'dataroot_lq: there is no folder nowhere'),
         ({'scale': 2}, 'is 64x48, but 2 times'),
     ],
 )
 def test_wrong_options(test_options, change, message):
     with pytest.raises(InputError) as caught:
-        VSRTestDataset({**test_options, **change})[0]
+        VSRTestDataset({**test_options, **change})
     assert message in str(caught.value)

@@ -260,6 +260,26 @@ def test_damaged_and_wrong_sized_files(copied):
         dataset[0]
 
 
+def test_clips_that_begin_with_different_frames(copied):
+    """As when LQ lost its last frame and GT its first: the same number of frames, one out of step."""
+    root, options = copied
+    (root / 'LQ' / '001' / '00000011.png').unlink()
+    (root / 'GT' / '001' / '00000000.png').unlink()
+    with pytest.raises(InputError, match=r'clip 001 begins with frame 00000000.png in .*LQ, but with 00000001.png in'):
+        VSRTrainDataset(options)
+
+
+def test_lmdb_cut_short(clip_lmdbs, train_options, tmp_path):
+    """Reading beyond the end of the file would kill the process."""
+    shutil.copytree(clip_lmdbs, tmp_path / 'lmdbs')
+    path = tmp_path / 'lmdbs' / 'GT.lmdb' / 'data.mdb'
+    with open(path, 'r+b') as file:
+        file.truncate(path.stat().st_size // 2)
+    roots = {f'dataroot_{kind.lower()}': str(tmp_path / 'lmdbs' / f'{kind}.lmdb') for kind in ('LQ', 'GT')}
+    with pytest.raises(InputError, match=r'GT.lmdb has a data.mdb that is cut short'):
+        VSRTrainDataset({**train_options, **roots, 'io_backend': {'type': 'lmdb'}})
+
+
 def test_damaged_key_of_an_lmdb(clip_lmdbs, train_options, tmp_path):
     import lmdb
 
@@ -276,6 +296,5 @@ def test_damaged_key_of_an_lmdb(clip_lmdbs, train_options, tmp_path):
 
 
 def test_patch_larger_than_the_frame(train_options):
-    dataset = VSRTrainDataset({**train_options, 'gt_size': 64})
     with pytest.raises(InputError, match=r'gt_size is 64, but the frames of clip 000 are 64x48'):
-        dataset[0]
+        VSRTrainDataset({**train_options, 'gt_size': 64})

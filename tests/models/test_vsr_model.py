@@ -321,6 +321,7 @@ def test_toolbox_resume_fails_without_cuda(three_states):
         ('network_g', {'num_fea': 5}, "network_g: EFAR: there is no key 'num_fea'; did you mean 'num_feat'?"),
         ('network_g', {'type': 'EFARR'}, "network_g: there is no network 'EFARR' in the registry"),
         ('path', {'pretrain_network_g': 'nowhere.pth'}, 'there is no file nowhere.pth'),
+        ('path', {'pretrain_netwrok_g': 'x.pth'}, "'pretrain_netwrok_g'; did you mean 'pretrain_network_g'?"),
     ],
 )
 def test_wrong_options(options, section, change, message):
@@ -328,6 +329,26 @@ def test_wrong_options(options, section, change, message):
     with pytest.raises(InputError) as caught:
         build_model(options)
     assert message in str(caught.value)
+
+
+def test_scale_of_the_network(options):
+    with pytest.raises(InputError, match='scale is 2, but EFAR upscales by 4'):
+        build_model({**options, 'scale': 2})
+
+
+def test_best_metrics_are_known_again_after_a_resume(options):
+    """Validation comes after saving, so the state of the best iteration does not hold them."""
+    model = build_model(options)
+    loader = torch.utils.data.DataLoader(Clips())
+    for current_iter in (1, 2):
+        train(model, current_iter, current_iter)
+        model.save(epoch=0, current_iter=current_iter)
+        model.validation(loader, current_iter, None)
+    options['auto_resume'] = True
+    resumed = build_model(options)
+    resumed.resume_training(load_resume_state(options))
+    for name, best in model.best_metric_results['Clips'].items():
+        assert resumed.best_metric_results['Clips'][name] == {**best, 'val': pytest.approx(best['val'], abs=1e-5)}
 
 
 def test_checkpoint_of_another_network(options, tmp_path):
