@@ -57,7 +57,7 @@ setup(
     extras_require={
         'mmcv': ['mmcv>=2.0'],
         'demo': ['scikit-image'],
-        'dev': ['pytest', 'ruff', 'scikit-image', 'psutil'],
+        'dev': ['pytest', 'ruff==0.17.*', 'scikit-image'],
     },
     classifiers=[
         'Programming Language :: Python :: 3',

@@ -30,7 +30,8 @@ def read_metrics(path):
         raise InputError(f'{path} is missing; the test that writes it did not finish')
     with open(path, newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
-    rows = [row for row in rows if (row['dataset'], row['iter']) == (rows[-1]['dataset'], rows[-1]['iter'])]
+    last = [(row['dataset'], row['iter']) for row in rows[-1:]]
+    rows = [row for row in rows if (row['dataset'], row['iter']) in last]
     metrics = {
         row['clip']: {name: float(row[name]) for name in row if name not in ('dataset', 'iter', 'clip')} for row in rows
     }

@@ -273,6 +273,8 @@ def _rename_whole(partial, target):
     old = target.with_name(f'{target.name}.old')
     _sync_folder(partial)
     if target.exists():
+        if old.exists():  # of a run that was killed just here
+            shutil.rmtree(old)
         target.rename(old)
     partial.rename(target)
     _sync_folder(target.parent)
