@@ -6,8 +6,8 @@ deformable convolution around the optical flow (Section 2.3), with a multi-branc
 upsampler that sees the LR frame at two scales (Section 2.4). At the defaults it has 6.79 M parameters (paper: 6.8 M).
 
 Where the paper leaves a choice, these are arguments. Small EFARs, each with one other choice, were trained for 250
-iterations on the demo clips (`scripts/compare_efar_choices.py --iterations 250 --seeds 0 1`, two CPU cores, torch 2.15);
-PSNR in dB on the held-out clips, mean (seed 0, seed 1):
+iterations on the demo clips (`scripts/compare_efar_choices.py --iterations 250 --seeds 0 1`, two CPU cores,
+torch 2.15); PSNR in dB on the held-out clips, mean (seed 0, seed 1):
 
     the defaults                   25.88  (25.82, 25.93)
     dilations 1, 2, 4, 8           25.73  (25.63, 25.83)
@@ -19,8 +19,8 @@ PSNR in dB on the held-out clips, mean (seed 0, seed 1):
 - One deformable group: two are no better here, and bring the parameters to the edge of the paper's 6.8 M.
 - Uncoupled propagation: coupling (as in IconVSR) is worse with both seeds, in so short a training.
 - Each alignment has weights of its own (state or neighbour, backward or forward): with them the count is the paper's.
-- Backward and forward features are fused by a 1x1 convolution, and LeakyReLU (0.1) follows each fusion and pixel shuffle,
-  as in BasicVSR.
+- Backward and forward features are fused by a 1x1 convolution, and LeakyReLU (0.1) follows each fusion and pixel
+  shuffle, as in BasicVSR.
 
 Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame.
 """
