@@ -176,3 +176,11 @@ for name in [name for name in sys.modules if name.split('.')[0] == 'basicsr']:
         + NAMES
     )
     assert run('python', '-c', code, cwd=tmp_path).stdout.split() == ['True'] * 5
+
+
+def test_the_package_of_a_checkout_is_mended_too(run, basicsr_checkout):
+    """Where the checkout itself is on the path, and not the installed BasicSR."""
+    code = 'import basicsr; print(basicsr.__file__)' + NAMES
+    path, *found = run('python', '-c', code, cwd=basicsr_checkout, PYTHONPATH='.').stdout.split()
+    assert Path(path).resolve() == basicsr_checkout / 'basicsr' / '__init__.py'
+    assert found == ['True'] * 5
