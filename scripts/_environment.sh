@@ -3,8 +3,6 @@
 
 set -euo pipefail
 unset PYTHONHOME PYTHONPATH
-# Threads that wait for each other sleep instead of spinning: where others use the cores too, that is 5 times faster.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 # OpenMP threads that wait for each other sleep: where they spin, another busy process makes training ten times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 

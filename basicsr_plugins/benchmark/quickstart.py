@@ -3,6 +3,7 @@
 What each step leaves behind is taken up by the next run: clips, LMDBs, training states and the trained network.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -109,8 +110,12 @@ def run_toolbox(module, arguments, show=lambda line: None):
     log_path = RESULTS / f'{module}_{Path(arguments[1]).stem}.log'
     command = [sys.executable, '-m', module, *arguments]
     tqdm.write(f'python {" ".join(command[1:])}   (log: {log_path})')
+    # The patches are so small that a second thread only waits for the first; the data has a process of its own.
+    environment = {'OMP_NUM_THREADS': '1', **os.environ} if module == 'basicsr.train' else None
     with open(log_path, 'w', encoding='utf-8') as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
         with process:
             for line in process.stdout:
                 log.write(line)
