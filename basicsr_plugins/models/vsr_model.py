@@ -66,7 +66,8 @@ class VSRModel(VideoRecurrentModel):
             (also in training), `val: flip_seq`, `val: center_frame_only`.
 
     Raises:
-        InputError: If a key of `train`, `val` or `network_g` is unknown or a file does not load.
+        InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is not
+            the network's.
     """
 
     def __init__(self, opt: Mapping):
@@ -78,8 +79,8 @@ class VSRModel(VideoRecurrentModel):
         check_keys('path', opt['path'], [], PATH_KEYS)
         super().__init__(opt)
         net = self.get_bare_model(self.net_g)
-        if getattr(net, 'scale', opt['scale']) != opt['scale']:
-            raise InputError(f'scale is {opt["scale"]}, but {type(net).__name__} upscales by {net.scale}.')
+        if getattr(net, 'scale', opt.get('scale')) != opt.get('scale'):
+            raise InputError(f'scale is {opt.get("scale")}, but {type(net).__name__} upscales by {net.scale}.')
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
 
