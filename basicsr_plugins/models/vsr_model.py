@@ -66,8 +66,8 @@ class VSRModel(VideoRecurrentModel):
             (also in training), `val: flip_seq`, `val: center_frame_only`.
 
     Raises:
-        InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is not
-            the network's.
+        InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
+            not the network's.
     """
 
     def __init__(self, opt: Mapping):
