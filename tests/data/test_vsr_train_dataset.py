@@ -298,3 +298,12 @@ def test_damaged_key_of_an_lmdb(clip_lmdbs, train_options, tmp_path):
 def test_patch_larger_than_the_frame(train_options):
     with pytest.raises(InputError, match=r'gt_size is 64, but the frames of clip 000 are 64x48'):
         VSRTrainDataset({**train_options, 'gt_size': 64})
+
+
+@pytest.mark.parametrize('key', ['batch_size_per_gpu', 'num_worker_per_gpu'])
+def test_loader_without_its_keys(train_options, key):
+    options = {**train_options, 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 1}
+    dataset = VSRTrainDataset(options)
+    del options[key]
+    with pytest.raises(InputError, match=f"datasets: clips: the key '{key}' is missing"):
+        build_dataloader(dataset, options, num_gpu=0, sampler=EnlargedSampler(dataset, 1, 0), seed=0)

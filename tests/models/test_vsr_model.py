@@ -356,3 +356,13 @@ def test_checkpoint_of_another_network(options, tmp_path):
     options['path']['pretrain_network_g'] = str(tmp_path / 'other.pth')
     with pytest.raises(InputError, match=r'other.pth does not load into EFAR \(.*Missing key'):
         build_model(options)
+
+
+def test_random_weights_in_a_test_are_said(options, monkeypatch):
+    said = []
+    logger = type('Logger', (), {'warning': lambda _, text: said.append(text), 'info': lambda *_: None})()
+    monkeypatch.setattr(vsr_model, 'get_root_logger', lambda: logger)
+    build_model({**options, 'is_train': False})
+    assert said == ['path: pretrain_network_g is not set: this tests a network with random weights.']
+    build_model({**options, 'is_train': False, 'network_g': {'type': 'Bicubic'}})
+    assert len(said) == 1
