@@ -111,6 +111,20 @@ def train(run, checkout, options, *arguments):
     return run('python', 'basicsr/train.py', '-opt', f'options/{options}', *arguments, cwd=checkout)
 
 
+def train_until_killed(checkout, options, state):
+    """Start training as a user would, and kill it as soon as it has written `state`."""
+    command = [sys.executable, 'basicsr/train.py', '-opt', f'options/{options}', '--auto_resume']
+    with open(checkout / 'killed.log', 'w') as log:
+        process = subprocess.Popen(command, cwd=checkout, stdout=log, stderr=log)
+        deadline = time.monotonic() + 300
+        while not state.exists():
+            assert process.poll() is None, (checkout / 'killed.log').read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
 def test_train_kill_resume_and_test(run, checkout):
     """Killed at some moment and resumed, training gives the losses of an undisturbed run; the test the same metrics."""
     options = checkout / 'options' / 'train_EFAR_REDS_5frames.yml'
@@ -122,17 +136,8 @@ def test_train_kill_resume_and_test(run, checkout):
     shutil.copy(options, checkout / 'options' / 'undisturbed.yml')
     edit(checkout / 'options' / 'undisturbed.yml', {'name': 'undisturbed', 'val': None})
 
-    command = [sys.executable, 'basicsr/train.py', '-opt', f'options/{options.name}', '--auto_resume']
     experiment = checkout / 'experiments' / 'EFAR_REDS_5frames'
-    with open(checkout / 'first.log', 'w') as log:
-        process = subprocess.Popen(command, cwd=checkout, stdout=log, stderr=log)
-        deadline = time.monotonic() + 300
-        while not (experiment / 'training_states' / '4.state').exists():
-            assert process.poll() is None, (checkout / 'first.log').read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    train_until_killed(checkout, options.name, experiment / 'training_states' / '4.state')
     resumed = train(run, checkout, options.name, '--auto_resume')
     assert re.search(r'Resuming training from epoch: 0, iter: [46]\.', resumed.stderr)
     train(run, checkout, 'undisturbed.yml')
@@ -166,10 +171,15 @@ def test_train_kill_resume_and_test(run, checkout):
 
 
 def test_fifteen_frames(run, checkout):
-    shrink(checkout / 'options' / 'train_EFAR_REDS.yml')
-    train(run, checkout, 'train_EFAR_REDS.yml')
+    """Killed and resumed too."""
+    options = checkout / 'options' / 'train_EFAR_REDS.yml'
+    small = {'train:total_iter': 4, 'datasets:train:gt_size': 128, 'logger:save_checkpoint_freq': 2}
+    shrink(options, **small)
     experiment = checkout / 'experiments' / 'EFAR_REDS'
-    assert sorted(losses(experiment)) == [1, 2]
+    train_until_killed(checkout, options.name, experiment / 'training_states' / '2.state')
+    resumed = train(run, checkout, options.name, '--auto_resume')
+    assert re.search(r'Resuming training from epoch: 0, iter: [24]\.', resumed.stderr)
+    assert sorted(losses(experiment)) == [1, 2, 3, 4]
     assert set(last_metrics(experiment / 'metrics.csv')) == {'city', 'average'}
     assert (experiment / 'models' / 'net_g_latest.pth').is_file()
 
