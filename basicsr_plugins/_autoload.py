@@ -10,8 +10,10 @@ import sys
 MODULES = (  # each registers its classes when imported
     'archs.bicubic_arch',
     'archs.efar_arch',
+    'archs.msffn_arch',
     'data.vsr_train_dataset',
     'data.vsr_test_dataset',
+    'metrics.tof',
     'models.vsr_model',
 )
 

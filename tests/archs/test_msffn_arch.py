@@ -1,0 +1,259 @@
+"""MSFFN against direct, slow computations of its equations."""
+
+import math
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from torch.nn import functional as F
+
+from basicsr_plugins.archs.msffn_arch import (
+    MSFFN,
+    MDDAlignment,
+    ModulativeResidualFusionBlock,
+    MultiScaleDilatedResidualBlock,
+    SpatialFeatureTransform,
+    similarity_mask,
+)
+from basicsr_plugins.errors import InputError
+
+SMALL = {'num_feat': 8, 'num_extract_block': 1, 'num_mdrb': 1, 'num_block': 2, 'deform_groups': 2}
+
+
+def shaken(net):
+    """No parameter at zero, where a wrong path would not show."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in net.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return net.eval()
+
+
+def num_param(net):
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'published'),
+    [({}, 8.5e6), ({'num_feat': 64}, 5.69e6), ({'num_feat': 64, 'alignment': 'none'}, 4.21e6)],
+    ids=['80 channels', '64 channels', 'Table V without alignment'],
+)
+def test_number_of_parameters(arguments, published):
+    assert num_param(MSFFN(**arguments)) == pytest.approx(published, rel=0.05)
+
+
+def test_attention_and_feedback_have_no_parameters():
+    assert num_param(MSFFN(**SMALL)) == num_param(MSFFN(**SMALL, attention=False, feedback=False))
+
+
+def test_mask_at_each_position():
+    """Equation 8, position by position."""
+    torch.manual_seed(0)
+    feat, aligned = torch.randn(2, 5, 3, 4), torch.randn(2, 5, 3, 4)
+    mask = similarity_mask(feat, aligned)
+    assert mask.shape == (2, 1, 3, 4)
+    for b in range(2):
+        for y in range(3):
+            for x in range(4):
+                distance = sum(abs(float(feat[b, c, y, x]) - float(aligned[b, c, y, x])) for c in range(5))
+                assert float(mask[b, 0, y, x]) == pytest.approx(1 / (1 + math.exp(distance)), rel=1e-5)
+    assert torch.equal(similarity_mask(feat, feat), torch.full((2, 1, 3, 4), 0.5))
+    assert similarity_mask(feat, feat + 1e4).eq(0).all()  # where the exponential overflows
+
+
+def conv3x3_slowly(feat, weight, bias):
+    """(c, h, w) -> (o, h, w), sums written out."""
+    c, h, w = feat.shape
+    padded = torch.zeros(c, h + 2, w + 2, dtype=feat.dtype)
+    padded[:, 1:-1, 1:-1] = feat
+    out = torch.empty(weight.size(0), h, w, dtype=feat.dtype)
+    for o in range(weight.size(0)):
+        for y in range(h):
+            for x in range(w):
+                out[o, y, x] = (padded[:, y : y + 3, x : x + 3] * weight[o]).sum() + bias[o]
+    return out
+
+
+@torch.no_grad()
+def test_spatial_feature_transform():
+    """Equation 9: gamma and beta from the condition, then feat * gamma + beta at each position."""
+    sft = shaken(SpatialFeatureTransform(4)).double()
+    feat, condition = torch.randn(1, 4, 3, 5).double(), torch.randn(1, 4, 3, 5).double()
+    gamma = conv3x3_slowly(condition[0], sft.conv_gamma.weight, sft.conv_gamma.bias)
+    beta = conv3x3_slowly(condition[0], sft.conv_beta.weight, sft.conv_beta.bias)
+    torch.testing.assert_close(sft(feat, condition)[0], gamma * feat[0] + beta)
+
+
+@torch.no_grad()
+def test_modulation_starts_near_the_identity():
+    torch.manual_seed(0)
+    feat, condition = torch.randn(1, 16, 8, 8), torch.rand(1, 16, 8, 8)
+    out = SpatialFeatureTransform(16)(feat, condition)
+    assert (out - feat).abs().mean() < 0.3 * feat.abs().mean()
+
+
+@torch.no_grad()
+def test_modulative_residual_fusion_block():
+    """A transform after each of both convolutions, ReLU between them, and a shortcut."""
+    block = shaken(ModulativeResidualFusionBlock(4)).double()
+    feat, condition = torch.randn(1, 4, 3, 5).double(), torch.randn(1, 4, 3, 5).double()
+    first = conv3x3_slowly(feat[0], block.conv1.weight, block.conv1.bias)[None]
+    first = block.sft1(first, condition).clamp(min=0)
+    second = conv3x3_slowly(first[0], block.conv2.weight, block.conv2.bias)[None]
+    torch.testing.assert_close(block(feat, condition), feat + block.sft2(second, condition))
+
+
+@torch.no_grad()
+def test_multi_scale_dilated_residual_block_sees_eleven_by_eleven():
+    """What one input position reaches: 5x5, then dilation 3, is 11x11 positions; no other."""
+    block = shaken(MultiScaleDilatedResidualBlock(4))
+    feat = torch.randn(1, 4, 21, 21)
+    changed = feat.clone()
+    changed[..., 10, 10] += 1
+    reached = (block(changed) - block(feat)).abs().sum(dim=1)[0] > 0
+    assert reached[5:16, 5:16].all()
+    assert reached.sum() == 11 * 11
+
+
+@torch.no_grad()
+def test_alignment_samples_where_theta_says():
+    """Equation 6: with offsets that are the same everywhere and a kernel that keeps one tap, alignment shifts."""
+    alignment = MDDAlignment(4, num_mdrb=1, deform_groups=2).eval()
+    support, feat = torch.randn(1, 4, 9, 10), torch.randn(1, 4, 9, 10)
+    dy, dx = 2, -1
+    offsets = torch.tensor([dy, dx] * (2 * 9), dtype=torch.float32)
+    alignment.conv_offset.bias[: 2 * 2 * 9] = offsets
+    alignment.conv_offset.bias[2 * 2 * 9 :] = 100.0  # the modulation scalar becomes 1
+    alignment.deform_conv.weight.zero_()
+    alignment.deform_conv.weight[range(4), range(4), 1, 1] = 1.0
+    alignment.deform_conv.bias.zero_()
+    aligned = alignment(support, feat)
+    torch.testing.assert_close(aligned[..., :-dy, -dx:], support[..., dy:, :dx])
+    assert aligned[..., -dy:, :].eq(0).all()
+
+
+@torch.no_grad()
+def test_the_frames_of_a_window_take_their_parts():
+    """Aligned supports in the order of the frames (equation 3), each weighted by its own mask (equation 7)."""
+    net = shaken(MSFFN(**SMALL, num_frame=3))
+    frames = torch.rand(1, 3, 3, 10, 12)
+    feats = [net.extractor(frames[:, i]) for i in range(3)]
+    supports = []
+    for i in (0, 2):
+        aligned = net.alignment(feats[i], feats[1])
+        supports.append(aligned * similarity_mask(feats[1], aligned))
+    condition = F.leaky_relu(F.conv2d(torch.cat(supports, dim=1), net.condition[0].weight, net.condition[0].bias), 0.1)
+    once = feats[1]
+    for block in net.blocks:
+        once = block(once, condition)
+    twice = feats[1] + once  # feedback: the last block's output joins the first one's input
+    for block in net.blocks:
+        twice = block(twice, condition)
+    expected = net.reconstruct(twice + feats[1], frames[:, 1])
+    torch.testing.assert_close(net(frames), expected)
+
+    net.feedback = False
+    torch.testing.assert_close(net(frames), net.reconstruct(once + feats[1], frames[:, 1]))
+    assert (net(frames) - expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('arguments', [{'alignment': 'none'}, {'attention': False}, {'fusion': 'direct'}])
+def test_ablations(arguments):
+    """What a switch turns off has no influence any more, and what it leaves works as before."""
+    net = shaken(MSFFN(**SMALL, num_frame=3, **arguments))
+    frames = torch.rand(1, 3, 3, 10, 12)
+    feats = [net.extractor(frames[:, i]) for i in range(3)]
+    supports = [feats[0], feats[2]]
+    if net.alignment is not None:
+        supports = [net.alignment(support, feats[1]) for support in supports]
+    if net.attention:
+        supports = [support * similarity_mask(feats[1], support) for support in supports]
+    if arguments.get('fusion') == 'direct':
+        stacked = torch.cat([feats[1], *supports], dim=1)
+        feat = F.conv2d(stacked, net.direct_fusion.weight, net.direct_fusion.bias, padding=1)
+        high = net.blocks[1](net.blocks[0](feat))
+        high = net.blocks[1](net.blocks[0](feat + high))
+        assert not any(isinstance(module, SpatialFeatureTransform) for module in net.modules())
+    else:
+        feat = feats[1]
+        condition = net.condition(torch.cat(supports, dim=1))
+        high = net.blocks[1](net.blocks[0](feat, condition), condition)
+        high = net.blocks[1](net.blocks[0](feat + high, condition), condition)
+    torch.testing.assert_close(net(frames), net.reconstruct(high + feat, frames[:, 1]))
+
+
+@torch.no_grad()
+def test_one_frame_is_a_single_image_network():
+    """The toolbox's residual blocks and SRResNet's order of things, on one image."""
+    net = shaken(MSFFN(**SMALL, num_frame=1, alignment='none', feedback=False))
+    image = torch.rand(2, 3, 9, 11)
+
+    def conv(feat, layer):
+        return F.conv2d(feat, layer.weight, layer.bias, padding=1)
+
+    def residual_block(feat, block):
+        return feat + conv(conv(feat, block.conv1).relu(), block.conv2)
+
+    shallow = residual_block(conv(image, net.extractor[0]), net.extractor[1][0])
+    deep = shallow
+    for block in net.blocks:
+        deep = residual_block(deep, block)
+    feat = F.leaky_relu(F.pixel_shuffle(conv(deep + shallow, net.upconv1), 2), 0.1)
+    feat = F.leaky_relu(F.pixel_shuffle(conv(feat, net.upconv2), 2), 0.1)
+    upscaled = F.interpolate(image, scale_factor=4, mode='bilinear', align_corners=False)
+    expected = conv(feat, net.conv_last) + upscaled
+    torch.testing.assert_close(net(image.unsqueeze(1)), expected)
+    # alignment, attention and fusion have nothing to act on
+    other = MSFFN(**SMALL, num_frame=1, fusion='direct', feedback=False).eval()
+    other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(other(image.unsqueeze(1)), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('num_frame', [1, 3, 5, 7])
+def test_windows(num_frame):
+    """The centre frame counts the most, and every frame counts."""
+    net = shaken(MSFFN(**SMALL, num_frame=num_frame))
+    frames = torch.rand(1, num_frame, 3, 7, 5)
+    before = net(frames)
+    assert before.shape == (1, 3, 28, 20)
+    for i in range(num_frame):
+        changed = frames.clone()
+        changed[:, i] = changed[:, i].flip(-1)
+        assert (net(changed) - before).abs().max() > 1e-6, i
+
+
+@torch.no_grad()
+def test_a_batch_is_its_windows_one_by_one():
+    net = shaken(MSFFN(**SMALL, num_frame=3))
+    frames = torch.rand(3, 3, 3, 8, 9)
+    torch.testing.assert_close(net(frames), torch.cat([net(one.unsqueeze(0)) for one in frames]))
+
+
+def test_every_parameter_learns():
+    net = MSFFN(**SMALL, num_frame=3)
+    net(torch.rand(1, 3, 3, 8, 8)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
+    silent = {name for name, parameter in net.named_parameters() if not parameter.grad.abs().sum() > 0}
+    # what feeds the zero convolution of the offsets learns from the second step on
+    assert all(name.startswith(('alignment.bottleneck', 'alignment.mdrbs')) for name in silent), silent
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'num_frame': 4}, 'num_frame must be odd, but is 4'),
+        ({'num_frame': 0}, 'num_frame must be odd, but is 0'),
+        ({'num_feat': 12}, r'deform_groups \(8\) must divide num_feat \(12\)'),
+        ({'alignment': 'flow'}, "alignment must be 'deformable' or 'none', but is 'flow'"),
+        ({'fusion': '3d'}, "fusion must be 'sft' or 'direct', but is '3d'"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(InputError, match=message):
+        build_network({'type': 'MSFFN', **arguments})
+
+
+def test_wrong_windows():
+    with pytest.raises(InputError, match=r'windows of shape \(b, 3, 3, h, w\), but got \(1, 5, 3, 8, 8\)'):
+        MSFFN(**SMALL, num_frame=3)(torch.rand(1, 5, 3, 8, 8))
