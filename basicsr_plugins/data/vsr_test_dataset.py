@@ -5,7 +5,7 @@ Shape shorthand: t frames, h and w height and width of the LQ frame, s the scale
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -21,7 +21,7 @@ from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.errors import InputError, check_keys
 
 REQUIRED_KEYS = ['name', 'type', 'phase', 'scale', 'dataroot_lq', 'io_backend']  # phase, scale: added by the toolbox
-# `num_frame` and `padding` stand in the toolbox's option files: whole clips need neither
+# `num_frame` stands in the toolbox's option files: a clip is whole, and a network knows its window
 OPTIONAL_KEYS = (
     'dataroot_gt',
     'meta_info_file',
@@ -47,7 +47,9 @@ class VSRTestDataset(Dataset):
             meta_info_file (str, optional): The clips to take; default: all.
             val_partition (str | list[str], optional): Only these of them: REDS4, official, a list, or none for all.
             cache_data (bool, optional): Decode all clips once, at start, and keep them in memory (uint8); otherwise a
-                clip is read when it is its turn. Default: false.
+                frame is read when it is its turn. Default: false.
+            padding (str, optional): How sliding-window networks go on beyond the ends of a clip: `replicate`,
+                `reflection`, `reflection_circle` (the default) or `circle`.
             scale (int): Added by the toolbox.
 
     Raises:
@@ -80,33 +82,38 @@ class VSRTestDataset(Dataset):
         if opt.get('cache_data', False):
             get_root_logger().info(f'{opt["name"]}: keeping {len(self.clips)} clips in memory.')
             for index in tqdm(range(len(self.clips)), unit='clip', desc=f'Read {opt["name"]}'):
-                self.cache[index] = self._read(index)
+                lqs, gts = self._frames(index)
+                self.cache[index] = lqs.keep(), None if gts is None else gts.keep()
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict:
-        """One clip.
+        """One whole clip.
 
         Returns:
-            `lq`: (t, 3, h, w); `gt`, where there is GT: (t, 3, s * h, s * w); both RGB in [0, 1]. `folder`: the clip's
-            name. `frames`: the stems of its frames' names.
+            As `clip`, with `lq` and `gt` as tensors (t, 3, h, w) and (t, 3, s * h, s * w).
         """
+        item = self.clip(index)
+        return {key: torch.stack(list(value)) if key in ('lq', 'gt') else value for key, value in item.items()}
+
+    def clip(self, index: int) -> dict:
+        """One clip, whose frames are read when they are asked for.
+
+        Returns:
+            `lq`: t frames (3, h, w); `gt`, where there is GT: t frames (3, s * h, s * w); both `ClipFrames`, RGB in
+            [0, 1]. `folder`: the clip's name. `frames`: the stems of its frames' names.
+        """
+        lqs, gts = self.cache[index] if index in self.cache else self._frames(index)
         lq_clip, _ = self.clips[index]
-        lqs, gts = self.cache[index] if index in self.cache else self._read(index)
-        item = {
-            'lq': _to_tensor(lqs),
-            'folder': lq_clip.name,
-            'frames': [PurePath(frame).stem for frame in lq_clip.frames],
-        }
+        item = {'lq': lqs, 'folder': lq_clip.name, 'frames': [PurePath(frame).stem for frame in lq_clip.frames]}
         if gts is not None:
-            item['gt'] = _to_tensor(gts)
+            item['gt'] = gts
         return item
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """LQ and GT frames of a clip, each (t, h, w, 3), BGR, uint8."""
+    def _frames(self, index: int) -> tuple[ClipFrames, ClipFrames | None]:
         lq_clip, gt_clip = self.clips[index]
-        return _read_clip(self.lq, lq_clip), None if self.gt is None else _read_clip(self.gt, gt_clip)
+        return ClipFrames(self.lq, lq_clip), None if self.gt is None else ClipFrames(self.gt, gt_clip)
 
     def _check_first_frame(self, index: int) -> None:
         if self.gt is None:
@@ -121,17 +128,42 @@ class VSRTestDataset(Dataset):
         )
 
 
-def _read_clip(reader: ClipReader, clip: ClipInfo) -> np.ndarray:
-    """(t, h, w, 3), BGR, uint8; the frames must have one size."""
-    frames = []
-    for frame in clip.frames:
-        image = reader.read(clip.name, frame)
-        if frames and image.shape != frames[0].shape:
-            raise InputError(f'{clip.name}/{frame} of {reader.root} has another size than the frames before it.')
-        frames.append(image)
-    return np.stack(frames)
+class ClipFrames(Sequence):
+    """The frames of a clip, (3, h, w) each, RGB in [0, 1]; read when they are asked for, or kept in memory (uint8).
 
+    Args:
+        reader: Reads them.
+        clip: The clip.
 
-def _to_tensor(frames: np.ndarray) -> Tensor:
-    """(t, h, w, 3), BGR, uint8 -> (t, 3, h, w), RGB in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames[..., ::-1])).permute(0, 3, 1, 2).float() / 255.0
+    Raises:
+        InputError: By reading a frame that is missing or damaged, or has another size than the first one read.
+    """
+
+    def __init__(self, reader: ClipReader, clip: ClipInfo):
+        self.reader = reader
+        self.info = clip
+        self.shape = None
+        self.images = None
+
+    def __len__(self) -> int:
+        return len(self.info.frames)
+
+    def __getitem__(self, i: int) -> Tensor:
+        image = self._read(i) if self.images is None else self.images[i]
+        return torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1).float() / 255.0
+
+    def keep(self) -> ClipFrames:
+        """Read all frames and keep them."""
+        self.images = [self._read(i) for i in range(len(self))]
+        return self
+
+    def _read(self, i: int) -> np.ndarray:
+        """(h, w, 3), BGR, uint8."""
+        frame = self.info.frames[i]
+        image = self.reader.read(self.info.name, frame)
+        self.shape = self.shape or image.shape
+        if image.shape != self.shape:
+            raise InputError(
+                f'{self.info.name}/{frame} of {self.reader.root} has another size than the frames before it.'
+            )
+        return image

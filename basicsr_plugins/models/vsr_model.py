@@ -1,4 +1,4 @@
-"""The model class for video super-resolution networks inside the toolbox's trainer.
+"""The model class for recurrent, sliding-window and single-image networks inside the toolbox's trainer.
 
 It builds on the toolbox's `VideoRecurrentModel` and keeps its options. What is its own: validation on any device and
 over any number of processes, EMA weights in it, images during training, metrics per clip on file, files written whole
@@ -10,23 +10,26 @@ Shape shorthand: t frames, h and w height and width of the LQ frame, s the scale
 from __future__ import annotations
 
 import csv
-import inspect
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from basicsr.utils.dist_util import get_dist_info, master_only
-from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError, check_keys, one_line
+from basicsr_plugins.models.networks import check_network_options
+from basicsr_plugins.models.restoration import input_type, prepare_windows, restore_frames
 
 TRAIN_KEYS = (
     'ema_decay',
@@ -58,7 +61,10 @@ VAL_KEYS = ['val_freq', 'save_img', 'metrics', 'pbar', 'suffix', 'flip_seq', 'ce
 
 @MODEL_REGISTRY.register()
 class VSRModel(VideoRecurrentModel):
-    """Trains, validates and tests networks that take a sequence: (b, t, 3, h, w) -> (b, t, 3, s * h, s * w).
+    """Trains, validates and tests networks of any kind: of sequences, of windows, of single images.
+
+    See `restoration.input_type` for the kinds. A network of windows trains on samples of its window length, and its
+    output is compared with the GT of the centre frame; a network of single images trains on every frame of a sample.
 
     Args:
         opt: All options. Beside the toolbox's: `train: fix_flow` (iterations during which the flow network, and
@@ -71,7 +77,8 @@ class VSRModel(VideoRecurrentModel):
     """
 
     def __init__(self, opt: Mapping):
-        _check_network_options(opt.get('network_g') or {})
+        network_opt = opt.get('network_g') or {}
+        check_network_options(f'network_g: {network_opt.get("type")}', network_opt)
         if opt['is_train']:
             check_keys('train', opt['train'], ['optim_g', 'scheduler', 'total_iter'], TRAIN_KEYS)
         if opt.get('val') is not None:
@@ -144,6 +151,25 @@ class VSRModel(VideoRecurrentModel):
 
     # ---------------------------------------------------------------- training
 
+    def feed_data(self, data):
+        """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
+        super().feed_data(data)
+        if self.is_train and 'gt' in data:
+            self._fit_sample_to_network()
+
+    def _fit_sample_to_network(self) -> None:
+        net = self.get_bare_model(self.net_g)
+        kind = input_type(net)
+        if kind == 'window':
+            self.lq = prepare_windows(net, self.lq, self.opt['scale'])
+            if self.gt.dim() == 5:
+                self.gt = self.gt[:, self.gt.size(1) // 2]
+        elif kind == 'image':
+            if self.gt.dim() == 4:  # of the centre frame only
+                self.lq = self.lq[:, self.lq.size(1) // 2]
+            else:
+                self.lq, self.gt = self.lq.flatten(0, 1), self.gt.flatten(0, 1)
+
     def optimize_parameters(self, current_iter):
         """One iteration, with the flow network frozen while `current_iter < fix_flow`."""
         if self.fix_flow_iter:
@@ -171,23 +197,21 @@ class VSRModel(VideoRecurrentModel):
 
     def test(self):
         """Restore the clip in `self.lq`, (1, t, 3, h, w), into `self.output`, with the EMA weights if there are any."""
-        self.center_frame_only = self.opt['val'].get('center_frame_only', False)
+        frames = list(self.restore(self.lq[0]))
+        if self.opt['val'].get('center_frame_only', False):
+            frames = frames[len(frames) // 2 : len(frames) // 2 + 1]
+        self.output = torch.stack(frames).unsqueeze(0)
+
+    @torch.no_grad()
+    def restore(self, frames: Sequence[Tensor], padding: str = 'reflection_circle') -> Iterator[Tensor]:
+        """As `restoration.restore_frames`, with the EMA weights if there are any."""
         # the bare network: DDP's forward talks to the other processes, and those may have fewer clips
         net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
         net.eval()
-        with torch.no_grad():
-            self.output = self.restore_clip(net, self.lq)
-        if self.center_frame_only:
-            self.output = self.output[:, self.lq.size(1) // 2].unsqueeze(1)
+        yield from restore_frames(
+            net, frames, padding, self.opt['val'].get('flip_seq', False), self.opt.get('scale', 1)
+        )
         self.net_g.train(self.is_train)
-
-    def restore_clip(self, net: nn.Module, lq: Tensor) -> Tensor:
-        """(1, t, 3, h, w) -> (1, t, 3, s * h, s * w). Sliding-window networks will take their windows here."""
-        if not self.opt['val'].get('flip_seq', False):
-            return net(lq)
-        t = lq.size(1)
-        output = net(torch.cat([lq, lq.flip(1)], dim=1))
-        return 0.5 * (output[:, :t] + output[:, t:].flip(1))
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         """The same as over several processes, which this is with one."""
@@ -209,7 +233,8 @@ class VSRModel(VideoRecurrentModel):
         self.metric_results = {}  # clip -> (t, number of metrics)
         numbers = tqdm(range(rank, len(dataset), world_size), unit='clip', desc=dataset.opt['name'], disable=rank != 0)
         for number in numbers:
-            self._validate_clip(dataset[number], dataset.opt['name'], current_iter, save_img)
+            clip = dataset.clip(number) if hasattr(dataset, 'clip') else dataset[number]
+            self._validate_clip(clip, dataset.opt, current_iter, save_img)
         if world_size > 1:
             gathered = [None] * world_size
             dist.all_gather_object(gathered, self.metric_results)
@@ -218,32 +243,28 @@ class VSRModel(VideoRecurrentModel):
             self.metric_results = dict(sorted(self.metric_results.items()))
             self._log_metrics(current_iter, dataset.opt['name'], tb_logger)
 
-    def _validate_clip(self, clip: Mapping, dataset_name: str, current_iter: int | str, save_img: bool) -> None:
-        self.feed_data({'lq': clip['lq'].unsqueeze(0)})
-        self.test()
-        output = self.output[0].cpu()  # (t, 3, s * h, s * w)
-        del self.lq, self.output
+    def _validate_clip(self, clip: Mapping, dataset_opt: Mapping, current_iter: int | str, save_img: bool) -> None:
+        """Restore a clip frame after frame; each is measured and written before the next one is made."""
+        lqs, gts = clip['lq'], clip.get('gt')
+        names = clip.get('frames') or [f'{i:08d}' for i in range(len(lqs))]
+        metrics = self.opt['val'].get('metrics') or {}
+        center_only = self.opt['val'].get('center_frame_only', False)
+        values = []  # for each frame its metrics
+        previous = None
+        for i, output in enumerate(self.restore(lqs, dataset_opt.get('padding') or 'reflection_circle')):
+            if center_only and i != len(lqs) // 2:
+                continue
+            image = tensor2img(output)  # (s * h, s * w, 3), BGR, uint8
+            if save_img:
+                imwrite(image, str(self._image_path(dataset_opt['name'], clip['folder'], names[i], current_iter)))
+            if gts is not None and metrics:
+                pair = image, tensor2img(gts[i])
+                values.append([frame_metric(pair, previous, metric_opt) for metric_opt in metrics.values()])
+                previous = pair
+        if values:
+            self.metric_results[clip['folder']] = torch.tensor(values, dtype=torch.float64)
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
-        gt = clip.get('gt')
-        names = clip.get('frames') or [f'{i:08d}' for i in range(len(clip['lq']))]
-        if self.center_frame_only:
-            center = len(names) // 2
-            names = names[center : center + 1]
-            gt = gt[center : center + 1] if gt is not None else None
-
-        metrics = self.opt['val'].get('metrics') or {}
-        values = torch.zeros(len(names), len(metrics), dtype=torch.float64)
-        for i, name in enumerate(names):
-            image = tensor2img(output[i])  # (s * h, s * w, 3), BGR, uint8
-            if save_img:
-                imwrite(image, str(self._image_path(dataset_name, clip['folder'], name, current_iter)))
-            if gt is not None:
-                pair = {'img': image, 'img2': tensor2img(gt[i])}
-                for column, metric_opt in enumerate(metrics.values()):
-                    values[i, column] = float(calculate_metric(pair, metric_opt))
-        if gt is not None and metrics:
-            self.metric_results[clip['folder']] = values
 
     def _image_path(self, dataset_name: str, clip: str, frame: str, current_iter: int | str) -> Path:
         suffix = current_iter if self.is_train else self.opt['val'].get('suffix') or self.opt['name']
@@ -252,7 +273,7 @@ class VSRModel(VideoRecurrentModel):
     def _log_metrics(self, current_iter: int | str, dataset_name: str, tb_logger) -> None:
         """Log, and write to `metrics.csv` beside the log, the mean over each clip's frames and the mean of those."""
         names = list(self.opt['val']['metrics'])
-        rows = {clip: values.mean(dim=0).tolist() for clip, values in self.metric_results.items()}
+        rows = {clip: values.nanmean(dim=0).tolist() for clip, values in self.metric_results.items()}
         rows['average'] = torch.tensor(list(rows.values()), dtype=torch.float64).mean(dim=0).tolist()
 
         self._initialize_best_metric_results(dataset_name)
@@ -283,6 +304,22 @@ class VSRModel(VideoRecurrentModel):
             )
 
 
+def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> float:
+    """A metric of a restored frame and its GT.
+
+    Args:
+        pair: The restored frame and its GT, (s * h, s * w, 3), BGR, uint8.
+        previous: The same of the frame before; None at the first one, where metrics of motion are NaN.
+        metric_opt: `type` and arguments, as in an option file.
+    """
+    image, gt = pair
+    if getattr(METRIC_REGISTRY.get(metric_opt['type']), 'needs_frame_pairs', False):
+        if previous is None:
+            return math.nan
+        image, gt = np.stack([previous[0], image]), np.stack([previous[1], gt])
+    return float(calculate_metric({'img': image, 'img2': gt}, metric_opt))
+
+
 def save_atomically(data: object, path: Path) -> None:
     """`torch.save` to a temporary name, then rename: `path` is the old file or the whole new one.
 
@@ -301,15 +338,3 @@ def save_atomically(data: object, path: Path) -> None:
         if isinstance(error, Exception):
             raise OSError(f'cannot save {path} ({one_line(error)}); the run stops here.') from error
         raise
-
-
-def _check_network_options(network_opt: Mapping) -> None:
-    """Refuse an unknown network, or arguments that it does not have."""
-    if network_opt.get('type') not in ARCH_REGISTRY:
-        raise InputError(f'network_g: there is no network {network_opt.get("type")!r} in the registry.')
-    parameters = inspect.signature(ARCH_REGISTRY.get(network_opt['type']).__init__).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    names = [parameter.name for parameter in parameters if parameter.name != 'self']
-    required = [p.name for p in parameters if p.name != 'self' and p.default is p.empty]
-    check_keys(f'network_g: {network_opt["type"]}', network_opt, ['type', *required], names)

@@ -1,5 +1,6 @@
 """The model class by itself; tests/test_commands.py runs it through the toolbox's scripts."""
 
+import copy
 import csv
 import errno
 import os
@@ -11,9 +12,12 @@ import pytest
 import torch
 from basicsr.models import build_model
 from basicsr.train import load_resume_state
+from basicsr.utils import tensor2img
 from torch import nn
 
+from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.metrics.tof import calculate_tof
 from basicsr_plugins.models import vsr_model
 
 SMALL_EFAR = {'type': 'EFAR', 'num_feat': 4, 'num_block': 1, 'dilations': [1, 2]}
@@ -219,6 +223,77 @@ def test_flip_seq_and_center_frame_only(options):
     whole = model.output
     model.test()
     torch.testing.assert_close(model.output, whole[:, 1:2])
+
+
+OTHER_KINDS = {
+    'MSFFN': {'num_feat': 8, 'num_frame': 3, 'num_extract_block': 1, 'num_mdrb': 1, 'num_block': 1, 'deform_groups': 2},
+    'EDVR': {'num_feat': 8, 'num_frame': 3, 'deformable_groups': 2, 'num_extract_block': 1, 'num_reconstruct_block': 1},
+    'TOFlow': {},
+    'EDSR': {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1},
+}
+
+
+@pytest.mark.parametrize('gt_frames', ['all', 'centre'])
+@pytest.mark.parametrize('network', sorted(OTHER_KINDS))
+def test_networks_of_windows_and_of_images_train(options, network, gt_frames):
+    """With GT of every frame (REDS) or of the centre frame (Vimeo-90K); the loss is that of the network's output."""
+    options['network_g'] = {'type': network, **OTHER_KINDS[network]}
+    t = 7 if network == 'TOFlow' else 3
+    model = build_model(options)
+    lq, gt = torch.rand(2, t, 3, 16, 16), torch.rand(2, t, 3, 64, 64)
+    center_gt = gt[:, t // 2]
+    net = copy.deepcopy(model.net_g)
+    if network == 'EDSR':
+        expected = (net(lq.flatten(0, 1)), gt.flatten(0, 1)) if gt_frames == 'all' else (net(lq[:, t // 2]), center_gt)
+    elif network == 'TOFlow':
+        expected = net(Bicubic(4)(lq)), center_gt
+    else:
+        expected = net(lq), center_gt
+    model.feed_data({'lq': lq, 'gt': gt if gt_frames == 'all' else center_gt})
+    model.optimize_parameters(1)
+    loss = (expected[0] - expected[1]).abs().mean().item()
+    assert model.get_current_log()['l_pix'] == pytest.approx(loss, rel=1e-5)
+    changed = [not torch.equal(a, b) for a, b in zip(model.net_g.parameters(), net.parameters())]
+    assert sum(changed) > len(changed) / 2
+
+
+def test_windows_are_validated_with_the_padding_of_the_set(options):
+    options['network_g'] = {'type': 'MSFFN', **OTHER_KINDS['MSFFN']}
+    model = build_model(options)
+    lq = Clips()[1]['lq']
+    images = {}
+    for padding in (None, 'reflection_circle', 'replicate'):
+        loader = torch.utils.data.DataLoader(Clips())
+        loader.dataset.opt['padding'] = padding
+        model.validation(loader, 5, None, save_img=True)
+        folder = os.path.join(options['path']['visualization'], 'Clips', 'b')
+        images[padding] = cv2.imread(os.path.join(folder, 'f0_5.png'))[..., ::-1]
+        window = lq[[2 if padding != 'replicate' else 0, 0, 1]]
+        with torch.no_grad():
+            output = model.net_g.eval()(window[None])[0].clamp(0, 1)
+        assert np.array_equal(images[padding], (output * 255).round().byte().permute(1, 2, 0).numpy())
+    assert np.array_equal(images[None], images['reflection_circle'])
+    assert not np.array_equal(images[None], images['replicate'])
+
+
+def test_metrics_of_motion_are_means_over_frame_pairs(options):
+    options['val']['metrics']['tof'] = {'type': 'calculate_tof', 'crop_border': 2}
+    model = build_model(options)
+    model.validation(torch.utils.data.DataLoader(Clips()), 1, None, save_img=True)
+    with open(os.path.join(options['path']['log'], 'metrics.csv')) as file:
+        rows = {row['clip']: row for row in csv.DictReader(file)}
+    for index, clip in enumerate('ab'):
+        folder = os.path.join(options['path']['visualization'], 'Clips', clip)
+        restored = [cv2.imread(os.path.join(folder, name)) for name in sorted(os.listdir(folder))]
+        gt = [tensor2img(frame) for frame in Clips()[index]['gt']]
+        assert float(rows[clip]['tof']) == pytest.approx(calculate_tof(restored, gt, crop_border=2), abs=1e-5)
+
+
+def test_a_window_of_another_length_is_refused(options):
+    options['network_g'] = {'type': 'MSFFN', **OTHER_KINDS['MSFFN']}
+    model = build_model(options)
+    with pytest.raises(InputError, match='MSFFN takes windows of 3 frames, but the samples have 5'):
+        model.feed_data({'lq': torch.rand(1, 5, 3, 8, 8), 'gt': torch.rand(1, 3, 32, 32)})
 
 
 def test_failed_save_stops_and_leaves_the_old_file(options, monkeypatch):
