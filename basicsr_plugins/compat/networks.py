@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import torch
+import torchvision
+from basicsr.archs import arch_util, basicvsrpp_arch
 from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.archs.spynet_arch import SpyNet
 from torch.nn import functional as F
 
 from basicsr_plugins.compat.rebind import wrap
 from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.ops.deform_conv import modulated_deform_conv2d
 
 SPYNET_MIN_SIZE = 64  # six levels: the coarsest of a 64 px frame is 2 px, of a smaller one too small to enlarge
 
@@ -82,6 +86,26 @@ def basicvsrpp_alignment() -> None:
     wrap(BasicVSRPlusPlus, '__init__', make)
 
 
+def deform_conv() -> None:
+    """Let EDVR and BasicVSR++ use the fastest modulated deformable convolution that there is.
+
+    BasicSR calls torchvision's in every version, which on a CPU takes five times as long as it must, and twelve times
+    with gradients (`scripts/benchmark_ops.py`). All backends agree to float32 rounding.
+    """
+
+    def deform_conv2d(x, offset, weight, bias=None, stride=1, padding=0, dilation=1, mask=None):
+        taps = weight.size(2) * weight.size(3)
+        return modulated_deform_conv2d(
+            x, offset, mask, weight, bias, stride, padding, dilation, deform_groups=offset.size(1) // (2 * taps)
+        )
+
+    for module in (arch_util, basicvsrpp_arch):
+        if isinstance(module.torchvision, ModuleType):
+            module.torchvision = SimpleNamespace(
+                __version__=torchvision.__version__, ops=SimpleNamespace(deform_conv2d=deform_conv2d)
+            )
+
+
 def meshgrid_warning() -> None:
     """Silence the warning that `flow_warp` brings at its first call.
 
@@ -91,4 +115,4 @@ def meshgrid_warning() -> None:
     warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
 
 
-PATCHES = (spynet_small_frames, spynet_weights, basicvsrpp_alignment, meshgrid_warning)
+PATCHES = (spynet_small_frames, spynet_weights, basicvsrpp_alignment, deform_conv, meshgrid_warning)

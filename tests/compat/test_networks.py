@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+import torchvision
+from basicsr.archs import arch_util, basicvsrpp_arch
 from basicsr.archs.basicvsr_arch import BasicVSR
 from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
+from basicsr.archs.edvr_arch import EDVR
 from basicsr.archs.spynet_arch import SpyNet
+
+from basicsr_plugins.errors import InputError
 
 
 @pytest.fixture
@@ -80,3 +85,32 @@ def test_basicvsrpp_has_its_alignment_without_cuda(monkeypatch):
     assert sum(p.numel() for p in without.parameters()) < 6e6
     net = BasicVSRPlusPlus(mid_channels=16, num_blocks=1).eval()
     assert net(torch.rand(1, 2, 3, 64, 64)).shape == (1, 2, 3, 256, 256)
+
+
+@pytest.mark.parametrize('name', ['EDVR', 'BasicVSR++'])
+def test_deformable_convolution_of_the_toolbox(name, monkeypatch):
+    """The same results and gradients as with torchvision, by the backend that is chosen."""
+    torch.manual_seed(0)
+    net = EDVR(num_feat=16, num_frame=3, deformable_groups=4) if name == 'EDVR' else BasicVSRPlusPlus(16, 1)
+    for parameter in net.parameters():  # offsets start at zero
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    frames = torch.rand(1, 3, 3, 64, 64)
+    results = {}
+    for backend in ('pytorch', 'torchvision', None):
+        if backend is None:
+            for module in (arch_util, basicvsrpp_arch):
+                monkeypatch.setattr(module, 'torchvision', torchvision)
+        else:
+            monkeypatch.setenv('BASICSR_PLUGINS_DCN', backend)
+        net.zero_grad()
+        output = net(frames)
+        output.square().mean().backward()
+        gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+        results[backend] = [output.detach(), *(gradient.clone() for gradient in gradients)]
+    assert all(torch.equal(a, b) for a, b in zip(results['torchvision'], results[None]))
+    for ours, theirs in zip(results['pytorch'], results[None]):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    monkeypatch.undo()
+    monkeypatch.setenv('BASICSR_PLUGINS_DCN', 'nothing')
+    with pytest.raises(InputError, match='nothing'):  # it is really asked for
+        net(frames)
