@@ -29,7 +29,7 @@ def check_network_options(where: str, options: Mapping) -> None:
         return
     names = [parameter.name for parameter in parameters if parameter.name != 'self']
     required = [p.name for p in parameters if p.name != 'self' and p.default is p.empty]
-    check_keys(where, options, ['type', *required], names)
+    check_keys(f'{where}: {options["type"]}', options, ['type', *required], names)
 
 
 def load_weights(net: nn.Module, path: str | os.PathLike, param_key: str | None = None) -> None:

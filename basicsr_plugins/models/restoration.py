@@ -94,8 +94,12 @@ def _restore_sequence(net: nn.Module, frames: Sequence[Tensor], device, flip_seq
 
 
 def _restore_images(net: nn.Module, frames: Sequence[Tensor], device) -> Iterator[Tensor]:
+    # SwinIR's windows of attention
+    multiple = max(
+        (one.window_size for one in net.modules() if type(one).__name__ == 'SwinTransformerBlock'), default=1
+    )
     for i in range(len(frames)):
-        yield net(frames[i].unsqueeze(0).to(device))[0]
+        yield _run_padded(net, frames[i].unsqueeze(0).to(device), multiple)[0]
 
 
 def _restore_windows(network: WindowNetwork, frames: Sequence[Tensor], device, padding: str) -> Iterator[Tensor]:
@@ -180,12 +184,7 @@ class WindowNetwork:
 
     def restore(self, window: list) -> Tensor:
         """n prepared frames -> (1, 3, s * h, s * w)."""
-        frames = torch.cat(window)  # (n, 3, h, w)
-        h, w = frames.shape[2:]
-        padded = _pad(frames, self.multiple)
-        output = self.net(padded.unsqueeze(0))
-        s = output.size(-1) // padded.size(-1)
-        return output[..., : s * h, : s * w]
+        return _run_padded(self.net, torch.stack(window, dim=1), self.multiple)
 
 
 class UpsampledWindow(WindowNetwork):
@@ -216,11 +215,14 @@ class FeatureWindow(WindowNetwork):
         return self.net.restore(frame, [feat for _, feat in window])
 
 
-def _pad(frames: Tensor, multiple: int) -> Tensor:
-    """(n, 3, h, w) -> the same with sides that divide by `multiple`, mirrored at the right and the bottom."""
-    h, w = frames.shape[2:]
+def _run_padded(net: nn.Module, x: Tensor, multiple: int) -> Tensor:
+    """Run a network on (1, ..., 3, h, w) whose sides are mirrored on to divide by `multiple`, and crop its output."""
+    h, w = x.shape[-2:]
     bottom, right = -h % multiple, -w % multiple
     if bottom == right == 0:
-        return frames
+        return net(x)
     mode = 'reflect' if bottom < h and right < w else 'replicate'
-    return F.pad(frames, (0, right, 0, bottom), mode=mode)
+    padded = F.pad(x.flatten(0, -4), (0, right, 0, bottom), mode=mode).reshape(*x.shape[:-2], h + bottom, w + right)
+    output = net(padded)
+    s = output.size(-1) // padded.size(-1)
+    return output[..., : s * h, : s * w]

@@ -77,8 +77,7 @@ class VSRModel(VideoRecurrentModel):
     """
 
     def __init__(self, opt: Mapping):
-        network_opt = opt.get('network_g') or {}
-        check_network_options(f'network_g: {network_opt.get("type")}', network_opt)
+        check_network_options('network_g', opt.get('network_g') or {})
         if opt['is_train']:
             check_keys('train', opt['train'], ['optim_g', 'scheduler', 'total_iter'], TRAIN_KEYS)
         if opt.get('val') is not None:

@@ -176,6 +176,18 @@ def test_sequences(flip_seq):
     torch.testing.assert_close(torch.stack(list(restore_frames(net, clip, flip_seq=flip_seq))), expected[0])
 
 
+@torch.no_grad()
+def test_windows_of_attention():
+    """SwinIR's frames are mirrored on to sides that its windows divide."""
+    torch.manual_seed(0)
+    options = {'embed_dim': 12, 'depths': [1], 'num_heads': [2], 'img_size': 16, 'window_size': 8, 'upscale': 4}
+    net = build_network({'type': 'SwinIR', 'upsampler': 'pixelshuffledirect', **options}).eval()
+    clip = Frames(1, 13, 18)
+    padded = F.pad(clip.data, (0, 6, 0, 3), mode='reflect')
+    (output,) = restore_frames(net, clip)
+    torch.testing.assert_close(output, net(padded)[0, :, :52, :72])
+
+
 def test_kinds():
     kinds = {name: input_type(build_network({'type': name})) for name in ('BasicVSR', 'IconVSR', 'EFAR', 'Bicubic')}
     assert set(kinds.values()) == {'sequence'}

@@ -258,8 +258,10 @@ def test_networks_of_windows_and_of_images_train(options, network, gt_frames):
 
 
 def test_windows_are_validated_with_the_padding_of_the_set(options):
-    options['network_g'] = {'type': 'MSFFN', **OTHER_KINDS['MSFFN']}
+    options['network_g'] = {'type': 'MSFFN', **OTHER_KINDS['MSFFN'], 'attention': False}
     model = build_model(options)
+    for parameter in model.net_g.parameters():  # so that supporting frames show
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     lq = Clips()[1]['lq']
     images = {}
     for padding in (None, 'reflection_circle', 'replicate'):
@@ -271,9 +273,10 @@ def test_windows_are_validated_with_the_padding_of_the_set(options):
         window = lq[[2 if padding != 'replicate' else 0, 0, 1]]
         with torch.no_grad():
             output = model.net_g.eval()(window[None])[0].clamp(0, 1)
-        assert np.array_equal(images[padding], (output * 255).round().byte().permute(1, 2, 0).numpy())
+        expected = (output * 255).round().permute(1, 2, 0).numpy()
+        assert np.abs(images[padding] - expected).max() <= 1  # rounding: features are extracted frame by frame
     assert np.array_equal(images[None], images['reflection_circle'])
-    assert not np.array_equal(images[None], images['replicate'])
+    assert np.abs(images[None].astype(int) - images['replicate']).max() > 1
 
 
 def test_metrics_of_motion_are_means_over_frame_pairs(options):
