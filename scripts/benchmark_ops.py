@@ -12,7 +12,6 @@ numbers relative to their largest, and the memory that a run takes at its peak o
 
 import argparse
 import json
-import platform
 import re
 import statistics
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from basicsr_plugins.benchmark.machine import PeakMemory, describe_machine, describe_versions, synchronize
 from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
 
@@ -93,36 +93,18 @@ def make_operations(inputs, deform_groups, backend):
 
 
 def seconds(function, device):
-    wait(device)
+    synchronize(device)
     start = time.perf_counter()
     function()
-    wait(device)
+    synchronize(device)
     return time.perf_counter() - start
-
-
-def wait(device):
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
 
 
 def peak_megabytes(function, device):
     """Peak memory of one call on top of what is in use before it; None where the system does not tell."""
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    with PeakMemory(device) as memory:
         function()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    try:
-        Path('/proc/self/clear_refs').write_text('5')  # Linux: the high-water mark restarts from here
-    except OSError:
-        return None
-    before = resident_kilobytes('VmRSS')
-    function()
-    return (resident_kilobytes('VmHWM') - before) / 2**10
-
-
-def resident_kilobytes(field):
-    return int(re.search(rf'^{field}:\s+(\d+)', Path('/proc/self/status').read_text(), re.MULTILINE).group(1))
+    return None if memory.bytes is None else memory.bytes / 2**20
 
 
 def largest_difference(ours, theirs):
@@ -149,23 +131,6 @@ def measure(operations, device, repeat):
     return rows
 
 
-def machine(device):
-    """What the numbers were measured on."""
-    processor = platform.machine()
-    cpuinfo = Path('/proc/cpuinfo')
-    if cpuinfo.exists():
-        found = re.search(r'^model name\s*: (.+)$', cpuinfo.read_text(), re.MULTILINE)
-        processor = found.group(1) if found else processor
-    return {
-        'processor': processor,
-        'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
-        'threads': torch.get_num_threads(),
-        'torch': torch.__version__,
-        'python': platform.python_version(),
-        'system': platform.platform(),
-    }
-
-
 def print_rows(operation, rows):
     print(f'\n{operation:<18}{"ms":>10}{"speed-up":>10}{"difference":>12}{"peak MB":>10}')
     for backend, row in rows.items():
@@ -185,11 +150,13 @@ def main():
     inputs = make_inputs(args)
     report = {
         'command': ' '.join(sys.argv),
-        'machine': machine(device),
+        'machine': describe_machine(device),
+        'versions': describe_versions(),
         'setting': {name: value for name, value in vars(args).items() if name not in ('json', 'backends')},
         'auto': select_backend(device),
     }
-    print(', '.join(f'{name} {value}' for name, value in report['machine'].items()))
+    for part in ('machine', 'versions'):
+        print(', '.join(f'{name} {value}' for name, value in report[part].items()))
     print(', '.join(f'{name} {value}' for name, value in report['setting'].items()), f"-> 'auto' is {report['auto']}")
 
     operations = {backend: make_operations(inputs, args.deform_groups, backend) for backend in backends}

@@ -94,10 +94,8 @@ def _restore_sequence(net: nn.Module, frames: Sequence[Tensor], device, flip_seq
 
 
 def _restore_images(net: nn.Module, frames: Sequence[Tensor], device) -> Iterator[Tensor]:
-    # SwinIR's windows of attention
-    multiple = max(
-        (one.window_size for one in net.modules() if type(one).__name__ == 'SwinTransformerBlock'), default=1
-    )
+    blocks = [module for module in net.modules() if type(module).__name__ == 'SwinTransformerBlock']
+    multiple = max((block.window_size for block in blocks), default=1)
     for i in range(len(frames)):
         yield _run_padded(net, frames[i].unsqueeze(0).to(device), multiple)[0]
 

@@ -1,0 +1,108 @@
+"""The clips of a benchmark: any folder or LMDB, and the layouts in which the field's test sets come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from basicsr_plugins.data.clips import ClipReader, check_scale, paired_clips
+from basicsr_plugins.data.meta_info import ClipInfo
+from basicsr_plugins.data.vsr_test_dataset import ClipFrames
+from basicsr_plugins.errors import InputError
+
+# first what is downsampled bicubically; {} is the scale
+LQ_FOLDERS = ('BIx{}', 'BI', 'bicubic', 'sharp_bicubic', 'LR_bicubic/X{}', 'LR', 'LQ', 'BDx{}', 'BD', 'blur')
+GT_FOLDERS = ('GT', 'HR', 'sharp')
+CLIP_LQ_FOLDERS = ('input{}', 'bicubic{}', 'blur{}')  # SPMC, and UDM10 as PFNL's authors give it: <clip>/truth, ...
+CLIP_GT_FOLDER = 'truth'
+
+
+@dataclass
+class BenchmarkClip:
+    """A clip; its frames are read when they are asked for, LQ (3, h, w) and GT (3, s * h, s * w), RGB in [0, 1]."""
+
+    name: str
+    frames: tuple[str, ...]
+    lq: ClipFrames
+    gt: ClipFrames
+
+
+def find_roots(data: str | Path, scale: int) -> tuple[Path, Path]:
+    """The folders or LMDBs of LQ and GT below a test set's folder.
+
+    Vid4, REDS4, UDM10: `<data>/GT/<clip>` and `<data>/BIx4/<clip>` (or `sharp_bicubic`, ...), as folders or `*.lmdb`.
+    SPMC: `<data>/<clip>/truth` and `<data>/<clip>/input4`; there both are `<data>`.
+
+    Raises:
+        InputError: If neither is found.
+    """
+    data = Path(data)
+    if not data.is_dir():
+        raise InputError(f'--data: there is no folder {data}.')
+    if any(data.glob(f'*/{CLIP_GT_FOLDER}')):
+        return data, data
+    gt = _first_folder(data, GT_FOLDERS, scale)
+    lq = _first_folder(data, LQ_FOLDERS, scale)
+    if gt is None or lq is None:
+        missing, tried = ('GT', GT_FOLDERS) if gt is None else ('LQ', LQ_FOLDERS)
+        raise InputError(
+            f'--data {data}: found no folder of {missing} clips ({", ".join(tried).format(*[scale] * len(tried))}); '
+            'name both by --lq and --gt.'
+        )
+    return lq, gt
+
+
+def _first_folder(data: Path, names: tuple[str, ...], scale: int) -> Path | None:
+    folders = [data / (name.format(scale) + suffix) for name in names for suffix in ('', '.lmdb')]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def open_clips(lq_root: str | Path, gt_root: str | Path, scale: int) -> list[BenchmarkClip]:
+    """The clips of two folders or LMDBs, sorted by name; of each the first frames' sizes are checked.
+
+    Args:
+        lq_root, gt_root: Folders of clips, or LMDBs; the same folder for the layout of SPMC.
+        scale: GT is that many times as large.
+
+    Raises:
+        InputError: If a clip or a frame is missing on one side, or a size does not fit.
+    """
+    lq, gt = _reader(lq_root, '--lq'), _reader(gt_root, '--gt')
+    same = Path(lq_root).resolve() == Path(gt_root).resolve()
+    pairs = _paired_subfolders(lq, scale) if same else [(one.name, one, two) for one, two in paired_clips(lq, gt, None)]
+    clips = []
+    for name, lq_clip, gt_clip in pairs:
+        check_scale(
+            lq.read(lq_clip.name, lq_clip.frames[0]),
+            gt.read(gt_clip.name, gt_clip.frames[0]),
+            scale,
+            f'{lq_clip.name}/{lq_clip.frames[0]} of {lq.root}',
+            f'{gt_clip.name}/{gt_clip.frames[0]} of {gt.root}',
+        )
+        frames = tuple(Path(frame).stem for frame in gt_clip.frames)
+        clips.append(BenchmarkClip(name, frames, ClipFrames(lq, lq_clip), ClipFrames(gt, gt_clip)))
+    return clips
+
+
+def _reader(root: str | Path, key: str) -> ClipReader:
+    return ClipReader(root, {'type': 'lmdb' if (Path(root) / 'data.mdb').is_file() else 'disk'}, key)
+
+
+def _paired_subfolders(reader: ClipReader, scale: int) -> list[tuple[str, ClipInfo, ClipInfo]]:
+    """`<clip>/truth` with the first of `<clip>/input4`, `<clip>/bicubic4`, `<clip>/blur4` that there is."""
+    found = {clip.name: clip for clip in reader.clips()}
+    pairs = []
+    for gt_name in sorted(name for name in found if name.endswith(f'/{CLIP_GT_FOLDER}')):
+        clip = gt_name.rpartition('/')[0]
+        lq_name = next((n for n in (f'{clip}/{one.format(scale)}' for one in CLIP_LQ_FOLDERS) if n in found), None)
+        if lq_name is None:
+            raise InputError(f'{reader.root}: clip {clip} has no folder {CLIP_LQ_FOLDERS[0].format(scale)}.')
+        if len(found[lq_name].frames) != len(found[gt_name].frames):
+            raise InputError(
+                f'{reader.root}: {lq_name} has {len(found[lq_name].frames)} frames, '
+                f'but {gt_name} has {len(found[gt_name].frames)}.'
+            )
+        pairs.append((clip, found[lq_name], found[gt_name]))
+    if not pairs:
+        raise InputError(f'{reader.root} holds no clips with a folder {CLIP_GT_FOLDER}.')
+    return pairs
