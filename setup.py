@@ -56,6 +56,7 @@ setup(
         'matplotlib',
         'pyyaml',
         'tqdm',
+        'av>=15.1',
     ],
     extras_require={
         'mmcv': ['mmcv>=2.0'],

@@ -133,6 +133,11 @@ def prepare_windows(net: nn.Module, windows: Tensor, scale: int) -> Tensor:
     return network.prepare_windows(windows)
 
 
+def window_length(net: nn.Module) -> int:
+    """How many frames a network takes at a time: n of a sliding-window network, 1 of a single-image one."""
+    return _window_network(net, scale=4).num_frame if input_type(net) == 'window' else 1
+
+
 # -------------------------------------------------------------------- how sliding-window networks take their frames
 
 

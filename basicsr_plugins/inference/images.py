@@ -1,0 +1,193 @@
+"""Frames from images, and to a folder of PNGs.
+
+Shape shorthand: h and w height and width of a frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.media import Source, Target
+
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.pnm', '.jp2')
+PNG_COMPRESSION = 3  # zlib's; higher ones take several times as long for a few percent
+
+
+def natural_key(name: str) -> list:
+    """A sorting key that counts: frame2 comes before frame10."""
+    return [(int(part), part) if part.isdecimal() else (-1, part.lower()) for part in re.split(r'(\d+)', name) if part]
+
+
+def list_images(where: str | os.PathLike) -> list[Path]:
+    """The images of a folder or a glob, or one image, in natural order of their names.
+
+    Raises:
+        InputError: If there are none.
+    """
+    path = Path(where)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != '.']
+    elif path.is_file():
+        files = [path]
+    else:
+        files = [Path(file) for file in glob.glob(str(where), recursive=True) if os.path.isfile(file)]
+    if not files:
+        raise InputError(f'{where}: there are no images ({", ".join(IMAGE_SUFFIXES)}).')
+    return sorted(files, key=lambda file: natural_key(str(file)))
+
+
+class ImageSource(Source):
+    """Frames from image files of 8 or 16 bits, or of float values in [0, 1].
+
+    Grey images become RGB; alpha is dropped, with a note; the orientation that a camera notes is applied.
+
+    Args:
+        files: The images, in order.
+        name: Where they come from, for messages.
+
+    Raises:
+        InputError: While iterating too: if an image cannot be read or differs in size from the first.
+    """
+
+    def __init__(self, files: Sequence[Path], name: str):
+        super().__init__(name)
+        self.files = list(files)
+        first = _decode(self.files[0])
+        self.size = first.shape[:2]
+        self.num_frame = len(self.files)
+        self.bit_depth = 8 if first.dtype == np.uint8 else 16
+        if _has_alpha(self.files[0]):
+            self.notes.append(f'{self.files[0]} has an alpha channel, which is dropped.')
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for file in self.files:
+            image = _decode(file)
+            if image.shape[:2] != self.size:
+                (h, w), (first_h, first_w) = image.shape[:2], self.size
+                raise InputError(
+                    f'{file} is {w}x{h}, but {self.files[0].name} is {first_w}x{first_h}; all frames need one size.'
+                )
+            yield _to_tensor(image)
+        self.exhausted = True
+
+    def identity(self) -> dict:
+        listing = ''.join(f'{file.name}\n{file.stat().st_size}\n' for file in self.files)
+        return {'images': len(self.files), 'sha256': hashlib.sha256(listing.encode()).hexdigest()}
+
+
+def _decode(file: Path) -> np.ndarray:
+    """(h, w) or (h, w, 3) in BGR, of uint8, uint16 or float32."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f'{file} cannot be read: {error.strerror}.') from error
+    image = None
+    if data and _is_whole(data):
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:
+        raise InputError(f'{file} is damaged or not an image.')
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise InputError(f'{file} has {image.dtype} samples; convert it to 8 or 16 bits.')
+    return image
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the end mark is there: OpenCV decodes what there is of a truncated file and leaves the rest grey."""
+    if data.startswith(b'\x89PNG'):
+        return b'IEND' in data[-4096:]
+    if data.startswith(b'\xff\xd8'):
+        return data.rfind(b'\xff\xd9') > len(data) // 2  # a thumbnail ahead of the image has one too
+    return True
+
+
+def _has_alpha(file: Path) -> bool:
+    image = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    return image is not None and image.ndim == 3 and image.shape[2] in (2, 4)
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    """BGR or grey (h, w, 3) or (h, w) -> RGB (3, h, w) in [0, 1]."""
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    top = np.float32(1 if image.dtype == np.float32 else np.iinfo(image.dtype).max)
+    rgb = image[..., 2::-1].astype(np.float32).transpose(2, 0, 1) / top
+    return torch.from_numpy(np.ascontiguousarray(rgb)).clamp_(0, 1)
+
+
+class ImageTarget(Target):
+    """A folder of PNGs, called as the source's images, or 00000000.png and so on for a video's frames.
+
+    Each PNG is whole or absent; after an interruption those that are there count.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bit_depth = self.settings.bit_depth or (8 if self.source.bit_depth == 8 else 16)
+
+    def _state_of_settings(self) -> dict:
+        return {'output': 'PNG', 'bit_depth': self.settings.bit_depth}
+
+    def _check_output(self) -> None:
+        self._stems = None if self.source.is_video else [file.stem for file in self.source.files]
+        if self._stems is not None and len({stem.lower() for stem in self._stems}) < len(self._stems):
+            self._stems = None
+            self.notes.append('Several images have the same name but for their suffix; the PNGs are numbered.')
+
+    def _check_replaceable(self) -> None:
+        if not os.path.lexists(self.path):
+            return
+        if not self.path.is_dir():
+            raise InputError(f'{self.path} is a file; give the folder of PNGs another name.')
+        others = sorted(file.name for file in self.path.iterdir() if file.suffix.lower() != '.png')
+        if others:
+            raise InputError(f'{self.path} is not overwritten, for it holds more than PNGs ({others[0]}).')
+
+    def _find_done(self) -> int:
+        self._frames = self.parts / 'frames'
+        self._frames.mkdir(exist_ok=True)
+        for part in self._frames.glob('.*.part'):
+            part.unlink()
+        done = 0
+        while (self._stems is None or done < len(self._stems)) and self._file(done).is_file():
+            done += 1
+        return done
+
+    def _file(self, index: int) -> Path:
+        stem = f'{index:08d}' if self._stems is None else self._stems[index]
+        return self._frames / f'{stem}.png'
+
+    def _write(self, index: int, frame: Tensor) -> None:
+        file = self._file(index)
+        part = file.with_name(f'.{file.name}.part')
+        with self._disk_errors(file):
+            part.write_bytes(encode_png(frame, self.bit_depth))
+            os.replace(part, file)
+
+    def _finish(self) -> Path:
+        return self._frames
+
+    def _discard(self) -> None:
+        for part in self.parts.glob('frames/.*.part'):
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def encode_png(frame: Tensor, bit_depth: int) -> bytes:
+    """A PNG of 8 or 16 bits from (3, h, w), RGB, clamped to [0, 1]."""
+    top = 2**bit_depth - 1
+    values = (frame.detach().float().clamp(0, 1) * top).round_().to(torch.uint8 if bit_depth == 8 else torch.int32)
+    image = values.permute(1, 2, 0).flip(2).cpu().numpy().astype(np.uint8 if bit_depth == 8 else np.uint16)
+    return cv2.imencode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes()

@@ -1,0 +1,323 @@
+"""What reading and writing of videos and of images have in common.
+
+Shape shorthand: h and w height and width of a frame, s the scale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from torch import Tensor
+
+from basicsr_plugins.errors import InputError
+
+PRESETS = ['ultrafast', 'superfast', 'veryfast', 'faster', 'fast', 'medium', 'slow', 'slower', 'veryslow', 'placebo']
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How an output is written.
+
+    Args:
+        codec: `h264` (plays everywhere) or `hevc` (smaller files; .mp4, .mkv, .mov).
+        crf: Constant quality of x264 and x265, lower is better: at 18 the loss is not seen, 0 to 2 is near lossless.
+        preset: Their speed, `ultrafast` to `veryslow`; slower makes smaller files of the same quality.
+        pix_fmt: The encoder's pixel format, as yuv420p or yuv444p10le; None: the source's chroma and depth, where the
+            encoder has them, and yuv420p for images (yuv420p10le for those of 16 bits).
+        segment_frames: A video is written in segments of so many frames, each with a key frame first; an interrupted
+            run loses less than one of them. Shorter ones lose less and make larger files.
+        bit_depth: Of PNGs, 8 or 16; None: 16 where the source has more than 8.
+        fps: Frames per second of a video made from images, as 25, 29.97 or '30000/1001'.
+    """
+
+    codec: str = 'h264'
+    crf: float = 18
+    preset: str = 'medium'
+    pix_fmt: str | None = None
+    segment_frames: int = 50
+    bit_depth: int | None = None
+    fps: float | str = 25
+
+    def __post_init__(self):
+        if self.segment_frames < 1:
+            raise InputError(f'segment_frames is {self.segment_frames}, but must be 1 or more.')
+        if self.bit_depth not in (None, 8, 16):
+            raise InputError(f'bit_depth is {self.bit_depth}, but a PNG has 8 or 16.')
+        if not 0 <= self.crf <= 51:
+            raise InputError(f'crf is {self.crf}, but must be from 0 (best) to 51.')
+        if self.preset not in PRESETS:
+            raise InputError(f'preset is {self.preset!r}, but must be one of {", ".join(PRESETS)}.')
+        self.frame_rate()
+
+    def frame_rate(self) -> Fraction:
+        """`fps` as a fraction.
+
+        Raises:
+            InputError: If it is no number above zero.
+        """
+        try:
+            rate = Fraction(str(self.fps))
+        except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if rate <= 0:
+            raise InputError(f'fps is {self.fps!r}, but must be a number above 0, as 25 or 30000/1001.')
+        return rate
+
+
+class Source:
+    """Frames in order. Iterating yields (3, h, w) float32 tensors, RGB in [0, 1]; iterating again starts anew.
+
+    Attributes:
+        name: Its path, for messages.
+        size: (h, w) of the frames as they are yielded.
+        num_frame: How many there are; an estimate for a video, None where the file does not say.
+        bit_depth: Bits of a sample.
+        notes: Sentences about what a user should know (alpha dropped, interlaced...).
+        damage: Where and why the frames ended early, one sentence, known after iterating; None while nothing is wrong.
+        exhausted: Whether an iteration has come to the end.
+        files: The files that it reads.
+        is_video: Whether it has times, colour and other streams, as `VideoSource` has.
+    """
+
+    name: str
+    size: tuple[int, int]
+    num_frame: int | None = None
+    bit_depth: int = 8
+    files: list[Path]
+    is_video: bool = False
+
+    def __init__(self, name: str):
+        self.name = name
+        self.notes: list[str] = []
+        self.damage: str | None = None
+        self.exhausted = False
+
+    def __iter__(self) -> Iterator[Tensor]:
+        raise NotImplementedError
+
+    def identity(self) -> dict:
+        """What tells this source from another one, as JSON takes it."""
+        raise NotImplementedError
+
+
+class Target:
+    """Where upscaled frames go; a context manager.
+
+    Everything is written below `.NAME.parts` beside the output until `close` moves it to its name. Leaving the `with`
+    block by an exception or Ctrl-C keeps what is finished there, and opening with `resume` goes on from it.
+
+    Args:
+        path: The output.
+        source: Where the frames come from.
+        scale: s; frames are (3, s * h, s * w).
+        settings: How to write.
+        resume: Go on from what an interrupted run left, if it left anything.
+        force: Overwrite an output that is there, and without `resume` also what an interrupted run left.
+        job: What made the frames (network, checkpoint, mode), as JSON takes it: a run is not resumed with another one.
+        size: (h, w) of the frames, where it is not `scale` times the source's (two pictures side by side).
+
+    Attributes:
+        num_done: Frames that are there already; the first one to be written has this index.
+        notes: Sentences about what a user should know (streams that are not copied...).
+
+    Raises:
+        InputError: If the output is there, or parts of it and neither `resume` nor `force` is given, or they were made
+            with other settings or from another source, or they cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        source: Source,
+        scale: int,
+        settings: VideoSettings,
+        resume: bool = False,
+        force: bool = False,
+        job: Mapping | None = None,
+        size: tuple[int, int] | None = None,
+    ):
+        self.path = Path(os.path.abspath(path))  # resolves '..', and keeps links
+        self.source = source
+        self.scale = scale
+        self.settings = settings
+        self.force = force
+        self.size = tuple(size) if size else (scale * source.size[0], scale * source.size[1])
+        self.parts = self.path.parent / f'.{self.path.name}.parts'
+        self.notes: list[str] = []
+        self.num_done = 0
+        self.num_written = 0  # including those that were there
+        self.closed = False
+        self._state = {
+            'source': source.identity(),
+            'scale': scale,
+            'job': dict(job or {}),
+            **self._state_of_settings(),
+        }
+        self._check_free()
+        self._check_output()
+        with self._disk_errors(self.parts):
+            self._open_parts(resume)
+            self.num_done = self.num_written = self._find_done()
+
+    # what kinds of targets differ in
+
+    def _state_of_settings(self) -> dict:
+        return asdict(self.settings)
+
+    def _check_output(self) -> None:
+        """Refuse what cannot be written, before anything is."""
+
+    def _find_done(self) -> int:
+        """Number of frames finished below `parts`; removes what is unfinished."""
+        raise NotImplementedError
+
+    def _write(self, index: int, frame: Tensor) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> Path:
+        """Complete the output below `parts` and return its path there."""
+        raise NotImplementedError
+
+    def _discard(self) -> None:
+        """Drop what is unfinished."""
+
+    # what they share
+
+    def write(self, frame: Tensor) -> None:
+        """Write the next frame.
+
+        Args:
+            frame: (3, s * h, s * w), RGB, float, on any device; clamped to [0, 1].
+
+        Raises:
+            InputError: If it has another size, or the disk refuses it.
+        """
+        if self.closed:
+            raise ValueError(f'{self.path} is closed.')
+        if tuple(frame.shape) != (3, *self.size):
+            h, w = self.size
+            raise InputError(f'{self.path}: a frame has the shape {tuple(frame.shape)}, but (3, {h}, {w}) is expected.')
+        self._write(self.num_written, frame)
+        self.num_written += 1
+
+    def close(self) -> None:
+        """Complete the output and move it to its name. Does nothing the second time.
+
+        Raises:
+            InputError: If there are no frames, or the disk refuses the output.
+        """
+        if self.closed:
+            return
+        if self.num_written == 0:
+            self.abort()
+            raise InputError(f'{self.path}: nothing was written, for there were no frames.')
+        self.closed = True
+        try:
+            with self._disk_errors(self.path):
+                finished = self._finish()
+                self._check_free()
+                self._move(finished)
+        except BaseException:
+            self._discard()
+            raise
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+    def abort(self) -> None:
+        """Stop without completing the output; what is finished stays below `parts`."""
+        if self.closed:
+            return
+        self.closed = True
+        self._discard()
+        if self.num_written == 0:
+            shutil.rmtree(self.parts, ignore_errors=True)
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _check_free(self) -> None:
+        if os.path.lexists(self.path) and not self.force:
+            raise InputError(f'{self.path} is there already; overwrite it with force, or give another name.')
+        if not self.path.parent.is_dir():
+            raise InputError(f'{self.path}: there is no folder {self.path.parent}.')
+        output = os.path.realpath(self.path)
+        if any(output in (file, os.path.dirname(file)) for file in map(os.path.realpath, self.source.files)):
+            raise InputError(f'{self.path} is where the frames come from; give the output another name.')
+        self._check_replaceable()
+
+    def _check_replaceable(self) -> None:
+        """Refuse to overwrite what this kind of output cannot have made."""
+        if self.path.is_dir():
+            raise InputError(f'{self.path} is a folder; give the output another name.')
+
+    def _open_parts(self, resume: bool) -> None:
+        file = self.parts / 'state.json'
+        if self.parts.exists() and not file.exists():  # killed while the folder was being made
+            shutil.rmtree(self.parts)
+        if self.parts.exists() and not resume:
+            if not self.force:
+                raise InputError(
+                    f'{self.path}: an interrupted run left {self.parts}; go on from it with resume, '
+                    'or start over with force.'
+                )
+            shutil.rmtree(self.parts)
+        if self.parts.exists():
+            self._compare_state(file)
+            return
+        self.parts.mkdir()
+        write_json(file, self._state)
+
+    def _compare_state(self, file: Path) -> None:
+        try:
+            left = json.loads(file.read_text(encoding='utf-8'))
+        except ValueError:
+            raise InputError(f'{file} is damaged; start over with force.') from None
+        wanted = json.loads(json.dumps(self._state))  # tuples become lists
+        for key in sorted({*left, *wanted}):
+            if left.get(key) != wanted.get(key):
+                raise InputError(
+                    f'{self.path}: the interrupted run had another {key} ({left.get(key)}, now {wanted.get(key)}); '
+                    'resume with the same one, or start over with force.'
+                )
+
+    def _move(self, finished: Path) -> None:
+        """Put the output to its name; a folder there, which cannot be replaced, is moved aside for the moment."""
+        if not self.path.is_dir() or self.path.is_symlink():
+            os.replace(finished, self.path)
+            return
+        aside = self.parts / 'replaced'
+        os.replace(self.path, aside)
+        try:
+            os.replace(finished, self.path)
+        except OSError:
+            os.replace(aside, self.path)
+            raise
+
+    @contextlib.contextmanager
+    def _disk_errors(self, path: Path):
+        """Report what the system refuses as one sentence. PyAV's errors with the system's numbers are OSErrors too."""
+        try:
+            yield
+        except OSError as error:
+            self._discard()
+            left = f'; what is finished stays in {self.parts}, go on with resume' if self.num_written else ''
+            raise InputError(f'{path} cannot be written: {error.strerror or error}{left}.') from error
+
+
+def write_json(path: Path, content) -> None:
+    """Write a JSON file that is whole or absent."""
+    part = path.with_name(path.name + '.part')
+    part.write_text(json.dumps(content), encoding='utf-8')
+    os.replace(part, path)

@@ -1,0 +1,69 @@
+"""Open what is upscaled, and where it goes: videos and images alike.
+
+source = open_source('clip.mp4')
+with open_target('clip_x4.mp4', source, scale=4) as target:
+    for index, frame in enumerate(source):
+        if index >= target.num_done:
+            target.write(upscale(frame))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.images import IMAGE_SUFFIXES, ImageSource, ImageTarget, list_images
+from basicsr_plugins.inference.media import Source, Target, VideoSettings
+from basicsr_plugins.inference.video_source import VideoSource
+from basicsr_plugins.inference.video_target import CONTAINERS, VideoTarget
+
+__all__ = ['ImageSource', 'ImageTarget', 'Source', 'Target', 'VideoSettings', 'VideoSource', 'VideoTarget']
+__all__ += ['open_source', 'open_target']
+
+
+def open_source(where: str | os.PathLike, chroma: str = 'nearest') -> Source:
+    """Open a video file, a folder or a glob ('clip/*.png') of images, or one image.
+
+    Args:
+        where: The path or glob.
+        chroma: Of videos with fewer chroma than luma samples: `nearest` repeats them, `linear` interpolates.
+
+    Raises:
+        InputError: If there is nothing, or it is neither.
+    """
+    path = Path(where)
+    if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
+        return VideoSource(path, chroma)
+    is_glob = not path.exists() and any(sign in str(where) for sign in '*?[')
+    if not path.exists() and not is_glob:
+        raise InputError(f'there is no file or folder {where}.')
+    return ImageSource(list_images(where), str(where))
+
+
+def open_target(
+    path: str | os.PathLike,
+    source: Source,
+    scale: int,
+    settings: VideoSettings | None = None,
+    resume: bool = False,
+    force: bool = False,
+    job: Mapping | None = None,
+    size: tuple[int, int] | None = None,
+) -> Target:
+    """Open an output: a video file (.mp4, .mov, .mkv), or else a folder of PNGs. The arguments are those of `Target`.
+
+    Raises:
+        InputError: As `Target`, and if the name has the suffix of another kind of file.
+    """
+    path = Path(path)
+    settings = settings or VideoSettings()
+    suffix = path.suffix.lower()
+    if suffix in CONTAINERS:
+        kind = VideoTarget
+    elif suffix in IMAGE_SUFFIXES or suffix in ('.webm', '.avi', '.ts', '.gif', '.wmv', '.flv', '.mpg', '.ogv', '.zip'):
+        raise InputError(f'{path}: {suffix} is not written; use {", ".join(CONTAINERS)} or a folder of PNGs.')
+    else:
+        kind = ImageTarget
+    return kind(path, source, scale, settings, resume=resume, force=force, job=job, size=size)

@@ -1,0 +1,100 @@
+"""Upscale a video of any length, or a folder of images, by a trained network; memory does not grow with its length.
+
+    python scripts/upscale.py film.mp4 -o film_x4.mp4 --checkpoint experiments/EFAR_REDS/models/net_g_latest.pth
+    python scripts/upscale.py frames/ -o frames_x4/ --network BasicVSR:num_block=30 --checkpoint BasicVSR.pth
+    python scripts/upscale.py 'frames/*.png' -o film.mkv --codec hevc --fps 24 --compare film_compare.mkv ...
+
+Interrupted (Ctrl-C, a crash), the same command with --resume goes on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from basicsr_plugins.errors import InputError, run_script
+from basicsr_plugins.inference.engine import UpscaleSettings
+from basicsr_plugins.inference.media import VideoSettings
+from basicsr_plugins.inference.upscale import auto_tile, load_network, upscale
+from basicsr_plugins.inference.video import open_source
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('input', help='a video file, a folder of images, or a glob in quotes')
+    parser.add_argument('-o', '--output', required=True, help='a video file (.mp4, .mkv, .mov), or a folder for PNGs')
+    group = parser.add_argument_group('network')
+    group.add_argument('--checkpoint', help='weights; params_ema are taken first')
+    group.add_argument(
+        '--network',
+        metavar='TYPE[:KEY=VALUE,...]',
+        help="the network, or an option file; default: the option file in the checkpoint's experiment folder",
+    )
+    group.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    group.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation')
+    group = parser.add_argument_group('propagation')
+    group.add_argument(
+        '--mode', default='exact', choices=('exact', 'stream'), help='exact: as one pass over the whole film (default)'
+    )
+    group.add_argument('--lookahead', type=int, default=10, help='frames seen ahead by stream')
+    group.add_argument('--segment', type=int, default=10, help='frames in memory at a time')
+    group.add_argument('--tile', default='auto', help='side of tiles in LR pixels; auto, or none for whole frames')
+    group.add_argument('--tile-overlap', type=int, default=32, help='LR pixels')
+    group.add_argument('--no-scene-cuts', action='store_true', help='propagate across cuts')
+    group.add_argument('--state-dtype', default='float32', choices=('float32', 'float16'), help='of states on disk')
+    group.add_argument('--spool', type=Path, help="folder for temporary files; default: the system's")
+    group = parser.add_argument_group('output')
+    group.add_argument('--codec', default='h264', choices=('h264', 'hevc'))
+    group.add_argument('--crf', type=float, default=18, help='quality, 0 (best) to 51')
+    group.add_argument('--preset', default='medium', help="the encoder's speed")
+    group.add_argument('--pix-fmt', help='for example yuv444p; default: as the input has it')
+    group.add_argument('--bit-depth', type=int, choices=(8, 16), help='of PNGs; default: as the input has it')
+    group.add_argument('--fps', default='25', help='of a video made from images')
+    group.add_argument('--compare', metavar='OUTPUT', help='write another output with bicubic at the left')
+    group.add_argument('--resume', action='store_true', help='go on from what an interrupted run left')
+    group.add_argument('--force', action='store_true', help='overwrite an output that is there')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    net = load_network(args.checkpoint, args.network, args.device)
+    settings = UpscaleSettings(
+        mode=args.mode,
+        segment=args.segment,
+        lookahead=args.lookahead,
+        spool=args.spool,
+        state_dtype=DTYPES[args.state_dtype],
+        dtype=DTYPES[args.dtype],
+        tile=tile_side(args),
+        tile_overlap=args.tile_overlap,
+        scene_cuts=not args.no_scene_cuts,
+    )
+    video = VideoSettings(
+        codec=args.codec,
+        crf=args.crf,
+        preset=args.preset,
+        pix_fmt=args.pix_fmt,
+        bit_depth=args.bit_depth,
+        fps=args.fps,
+    )
+    for note in upscale(net, args.input, args.output, settings, video, args.resume, args.force, args.compare):
+        print(f'note: {note}', file=sys.stderr)
+    print(args.output)
+
+
+def tile_side(args):
+    if args.tile == 'auto':
+        return auto_tile(open_source(args.input).size)
+    if args.tile == 'none':
+        return None
+    if not args.tile.isdigit():
+        raise InputError(f'--tile must be auto, none or a number of pixels, but is {args.tile!r}')
+    return int(args.tile)
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -1,0 +1,216 @@
+"""`scripts/upscale.py` as a user types it, on videos made here by PyAV and on real frames."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.utils.matlab_functions import imresize
+
+from basicsr_plugins.inference.upscale import load_network, upscale
+from basicsr_plugins.inference.video import VideoSettings, open_source
+
+from .conftest import PROJECT
+from .inference.test_video import decoded, duration, make_video, moving, packets
+
+SCRIPT = PROJECT / 'scripts' / 'upscale.py'
+EFAR = {'type': 'EFAR', 'num_feat': 8, 'num_block': 1}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """An experiment's folder as training leaves it: the option file, and weights of which the EMA ones are others."""
+    torch.manual_seed(0)
+    weights = {key: build_network(dict(EFAR)).state_dict() for key in ('params', 'params_ema')}
+    folder = tmp_path / 'experiments' / 'small'
+    (folder / 'models').mkdir(parents=True)
+    (folder / 'train_small.yml').write_text(yaml.safe_dump({'name': 'small', 'network_g': EFAR, 'path': {}}))
+    torch.save(weights, folder / 'models' / 'net_g_latest.pth')
+    return folder / 'models' / 'net_g_latest.pth'
+
+
+@pytest.fixture
+def film(tmp_path):
+    """12 frames at uneven times, with sound."""
+    times = [512 * i + (200 if i % 3 else 0) for i in range(12)]
+    return make_video(tmp_path / 'film.mp4', moving(12), times=times, audio='aac')
+
+
+def write_frames(folder, num_frame):
+    folder.mkdir()
+    for i, frame in enumerate(moving(num_frame)):
+        image = (frame.permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        cv2.imwrite(str(folder / f'{i:08d}.png'), image)
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_video_with_sound(run, tmp_path, film, checkpoint):
+    """Frames, their times, the duration and every packet of sound, through the command; network from its experiment."""
+    result = run('python', SCRIPT, film, '-o', 'out.mp4', '--checkpoint', checkpoint, cwd=tmp_path)
+    assert result.stdout.splitlines()[-1] == 'out.mp4'
+    assert 'frame/s' in result.stderr or 's/frame' in result.stderr
+    times, planes = decoded(tmp_path / 'out.mp4')
+    assert times == decoded(film)[0]
+    assert len(planes) == 12
+    assert planes[0].shape == (192 * 3 // 2, 256)  # yuv420p: luma, and half as much chroma
+    assert packets(tmp_path / 'out.mp4', 'audio') == packets(film, 'audio')
+    assert duration(tmp_path / 'out.mp4') == pytest.approx(duration(film), abs=0.022)  # a packet of sound
+
+    # the pictures are those of the EMA weights on the very frames of the film
+    net = load_network(checkpoint)
+    lq = torch.stack(list(open_source(film)))
+    with torch.no_grad():
+        expected = net(lq[None])[0].clamp(0, 1)
+    restored = torch.stack(list(open_source(tmp_path / 'out.mp4')))
+    assert (restored - expected).abs().mean() < 0.03  # what H.264 loses at its default quality
+    torch.manual_seed(0)
+    other = build_network(dict(EFAR)).eval()  # `params`
+    with torch.no_grad():
+        assert (other(lq[None])[0].clamp(0, 1) - expected).abs().mean() > 0.001
+
+    again = run('python', SCRIPT, film, '-o', 'out.mp4', '--checkpoint', checkpoint, cwd=tmp_path, check=False)
+    assert again.returncode == 1
+    assert 'out.mp4' in again.stderr.splitlines()[-1]
+    assert '--force' in again.stderr.splitlines()[-1] or 'force' in again.stderr.splitlines()[-1]
+
+
+def test_images_are_the_networks_output(run, tmp_path, checkpoint):
+    """A folder of PNGs is one pass over the whole sequence, to the last bit."""
+    source = write_frames(tmp_path / 'frames', 7)
+    run('python', SCRIPT, source, '-o', 'out', '--checkpoint', checkpoint, '--segment', '3', cwd=tmp_path)
+    lq = torch.stack(list(open_source(source)))
+    with torch.no_grad():
+        expected = (load_network(checkpoint)(lq[None])[0].clamp(0, 1) * 255).round().byte()
+    names = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert names == [f'{i:08d}.png' for i in range(7)]
+    for name, frame in zip(names, expected):
+        image = cv2.imread(str(tmp_path / 'out' / name))[..., ::-1]
+        assert np.array_equal(image, frame.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize('output', ['out', 'out.mkv'])
+def test_killed_and_resumed(run, tmp_path, checkpoint, output):
+    source = write_frames(tmp_path / 'frames', 150)
+    options = ['--checkpoint', str(checkpoint), '--preset', 'ultrafast', '--mode', 'stream', '--lookahead', '2']
+    command = [sys.executable, str(SCRIPT), str(source), '-o', output, *options]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = tmp_path / f'.{output}.parts'
+    wanted = 'seg_*.mkv' if output.endswith('.mkv') else 'frames/*.png'
+    deadline = time.monotonic() + 120
+    while not list(parts.glob(wanted)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3 * (os.getpid() % 7) / 7)  # some moment
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / output).exists()
+    left = len(list(parts.glob(wanted)))
+    assert left > 0
+
+    refused = run(*command, cwd=tmp_path, check=False)
+    assert refused.returncode == 1
+    assert 'resume' in refused.stderr.splitlines()[-1]
+    run(*command, '--resume', cwd=tmp_path)
+    assert not parts.exists()
+    command[command.index('-o') + 1] = f'undisturbed{output[3:]}'
+    run(*command, cwd=tmp_path)
+    if output == 'out':
+        assert contents(tmp_path / 'out') == contents(tmp_path / 'undisturbed')
+        assert len(contents(tmp_path / 'out')) == 150
+    else:
+        (times, planes), (undisturbed_times, undisturbed) = (
+            decoded(tmp_path / name) for name in ('out.mkv', 'undisturbed.mkv')
+        )
+        assert times == undisturbed_times
+        assert len(planes) == 150
+        assert np.array_equal(planes, undisturbed)
+
+
+def test_compare(tmp_path, film):
+    """Bicubic at the left, the network at the right; here both are bicubic."""
+    net = load_network(None, 'Bicubic')
+    quality = VideoSettings(crf=1, pix_fmt='yuv444p')
+    notes = upscale(net, film, tmp_path / 'out.mp4', video=quality, compare=tmp_path / 'both.mp4', show_progress=False)
+    assert notes == []
+    lq = next(iter(open_source(film)))
+    frame = next(iter(open_source(tmp_path / 'both.mp4')))
+    assert frame.shape == (3, 192, 512)
+    expected = imresize(lq, 4).clamp(0, 1)
+    assert (frame[..., :256] - expected).abs().mean() < 0.01
+    assert (frame[..., 256:] - expected).abs().mean() < 0.01
+    assert packets(tmp_path / 'both.mp4', 'audio') == packets(film, 'audio')
+
+
+def test_three_lines(tmp_path, film, checkpoint):
+    from basicsr_plugins.inference import load_network, upscale
+
+    net = load_network(checkpoint)
+    upscale(net, film, tmp_path / 'out.mp4')
+    assert len(decoded(tmp_path / 'out.mp4')[0]) == 12
+
+
+class TestErrors:
+    @pytest.fixture
+    def refused(self, run, tmp_path):
+        def command(*arguments):
+            result = run('python', SCRIPT, *arguments, cwd=tmp_path, check=False)
+            assert result.returncode == 1
+            assert 'Traceback' not in result.stderr
+            return result.stderr.strip().splitlines()[-1]
+
+        return command
+
+    def test_checkpoint_of_another_network(self, refused, film, checkpoint):
+        message = refused(film, '-o', 'out.mp4', '--checkpoint', checkpoint, '--network', 'BasicVSR')
+        assert message.startswith(f'error: {checkpoint} does not fit BasicVSR: ')
+        assert 'backward_trunk.main.0.weight' in message
+
+    def test_checkpoint_that_is_code(self, refused, film, tmp_path):
+        path = tmp_path / 'evil.pth'
+        torch.save({'params': os.system}, path)
+        message = refused(film, '-o', 'out.mp4', '--checkpoint', path, '--network', 'EFAR')
+        assert message.startswith(f'error: {path} is not a checkpoint that holds only weights')
+
+    def test_no_network(self, refused, film, tmp_path, checkpoint):
+        alone = tmp_path / 'alone' / 'deep' / 'net.pth'
+        alone.parent.mkdir(parents=True)
+        alone.write_bytes(checkpoint.read_bytes())
+        assert 'which network is it?' in refused(film, '-o', 'out.mp4', '--checkpoint', alone)
+        assert refused(film, '-o', 'out.mp4') == (
+            'error: name a network, a checkpoint in its experiment folder, or both.'
+        )
+        assert refused(film, '-o', 'out.mp4', '--network', 'EFAR') == (
+            'error: EFAR needs its weights: give a checkpoint.'
+        )
+
+    def test_input(self, refused, tmp_path, checkpoint):
+        (tmp_path / 'text.mp4').write_text('no video')
+        (tmp_path / 'empty').mkdir()
+        for name in ('text.mp4', 'empty', 'missing.mp4'):
+            message = refused(name, '-o', 'out.mp4', '--checkpoint', checkpoint)
+            assert message.startswith('error: ')
+            assert name in message
+        assert not (tmp_path / 'out.mp4').exists()
+
+    def test_damaged_in_the_middle(self, run, tmp_path, film):
+        data = bytearray(film.read_bytes())
+        start = data.find(b'mdat')
+        middle = start + (len(data) - start) // 2
+        data[middle : middle + 2000] = bytes(2000)
+        (tmp_path / 'damaged.mp4').write_bytes(data)
+        result = run('python', SCRIPT, 'damaged.mp4', '-o', 'out.mp4', '--network', 'Bicubic', cwd=tmp_path)
+        assert 'note: ' in result.stderr
+        assert 'damaged.mp4' in result.stderr
+        assert 0 < len(decoded(tmp_path / 'out.mp4')[0]) < 12
