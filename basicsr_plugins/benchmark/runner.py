@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -22,6 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import distributed as dist
 from tqdm import tqdm
 
@@ -40,6 +42,7 @@ from basicsr_plugins.benchmark.profile import (
 )
 from basicsr_plugins.benchmark.published import read_published
 from basicsr_plugins.benchmark.report import write_csv, write_report, write_text
+from basicsr_plugins.data.meta_info import write_file
 from basicsr_plugins.errors import InputError, one_line
 
 KILLED = 'its process was killed, most likely for lack of memory'
@@ -67,6 +70,8 @@ class Benchmark:
         device: Where networks run.
         profile: How cost is measured; None for not at all.
         published: CSV files of published numbers.
+        fresh: Whether everything is measured anew; otherwise earlier results of `out` are taken where networks,
+            weights, folders and settings are the same. A change of a network's code or of frames does not show there.
         title, command: For the report.
     """
 
@@ -79,6 +84,7 @@ class Benchmark:
     device: str = 'cpu'
     profile: ProfileSettings | None = field(default_factory=ProfileSettings)
     published: Sequence[str] = ()
+    fresh: bool = False
     title: str = 'Benchmark'
     command: str = ''
 
@@ -141,7 +147,7 @@ class Benchmark:
         return self.part(entry, 'profile_failure')
 
     def profile_part(self, entry: NetworkEntry) -> Path:
-        content = json.dumps([asdict(self.profile), self.device, torch.get_num_threads()])
+        content = json.dumps([asdict(self.profile), self.device, describe_machine(self.device)], sort_keys=True)
         return self.part(entry, f'profile_{hashlib.sha256(content.encode()).hexdigest()[:8]}')
 
     def picture_prefix(self, clip: str, name: str) -> Path:
@@ -171,15 +177,21 @@ def run_benchmark(benchmark: Benchmark) -> dict | None:
     rank, world_size = _join_processes()
     entries, clips = benchmark.rows(), benchmark.clips()
     published = read_published(benchmark.published, [clip.name for clip in clips])
-    _make_folder(benchmark.out)
+    _make_folder(benchmark.out / 'parts')
     _write_view_pictures(benchmark, clips[rank::world_size])
+    num_taken = 0
     with _Workers() as workers:
         for entry in entries:
             for clip in clips[rank::world_size]:
                 failure = benchmark.failure_part(entry, clip.name)
                 failure.unlink(missing_ok=True)
-                if not benchmark.clip_part(entry, clip.name).is_file():
+                if benchmark.fresh or not _is_measured(benchmark, entry, clip.name):
+                    benchmark.clip_part(entry, clip.name).unlink(missing_ok=True)
                     workers.run(failure, _evaluate, benchmark, entry, clip, rank == 0)
+                else:
+                    num_taken += 1
+        if num_taken:
+            print(f'took {num_taken} results of an earlier run from {benchmark.out} (--fresh measures them anew)')
         _wait_for_the_others(world_size)
         if rank != 0:
             return None
@@ -187,7 +199,8 @@ def run_benchmark(benchmark: Benchmark) -> dict | None:
             for entry in tqdm(entries, desc='Measure cost', unit='network'):
                 failure = benchmark.profile_failure_part(entry)
                 failure.unlink(missing_ok=True)
-                if not benchmark.profile_part(entry).is_file() and not _clip_failures(benchmark, entry, clips):
+                is_measured = benchmark.profile_part(entry).is_file() and not benchmark.fresh
+                if not is_measured and not _clip_failures(benchmark, entry, clips):
                     workers.run(failure, _profile, benchmark, entry)
     rows = [_row(benchmark, entry, clips) for entry in entries]
     results = _results(benchmark, clips, rows + published)
@@ -195,6 +208,11 @@ def run_benchmark(benchmark: Benchmark) -> dict | None:
     write_csv(results, benchmark.out / 'results.csv')
     write_report(results, benchmark.out)
     return results
+
+
+def _is_measured(benchmark: Benchmark, entry: NetworkEntry, clip: str) -> bool:
+    pictures = _picture_files(benchmark.picture_prefix(clip, benchmark.key(entry)))
+    return benchmark.clip_part(entry, clip).is_file() and all(path.is_file() for path in pictures.values())
 
 
 def _join_processes() -> tuple[int, int]:
@@ -265,6 +283,7 @@ class _Workers:
 def _end_with_parent() -> None:
     """In the new process: end when the one that started it ends, be it by a kill; an interruption is told there."""
     warnings.filterwarnings('ignore')
+    get_root_logger(log_level=logging.ERROR)  # that weights are random says the row
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -296,18 +315,17 @@ def _profile(benchmark: Benchmark, entry: NetworkEntry) -> None:
     net = entry.build().to(benchmark.device)
     with PeakMemory(benchmark.device) as memory:
         seconds = seconds_per_frame(net, settings.size, settings.num_frame, settings.repeat)
-    part = {
-        'params': count_parameters(net),
-        'seconds_per_frame': seconds,
-        'peak_memory': memory.bytes,
-        'macs': count_macs(net, settings.size),
-    }
+    part = {'params': count_parameters(net), 'seconds_per_frame': seconds, 'peak_memory': memory.bytes}
+    try:
+        part['macs'] = count_macs(net, settings.size)
+    except InputError as error:  # what else it costs is known all the same
+        part['macs_failure'] = str(error)
     write_part(benchmark.profile_part(entry), part)
 
 
 def write_part(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content) + '\n')
+    write_file(path, (json.dumps(content) + '\n').encode())
 
 
 def read_part(path: Path) -> dict:
@@ -327,7 +345,7 @@ def _error(clip_failures: Mapping[str, str], profile_failure: str | None, num_cl
     """Why a network failed, in one line; each reason stands once, with the clips that it holds for unless all."""
     names = {}  # reason -> clips
     for name, text in clip_failures.items():
-        names.setdefault(text, []).append(name)
+        names.setdefault(text.rstrip('.'), []).append(name)
     reasons = [text if len(some) == num_clip else f'{", ".join(some)}: {text}' for text, some in names.items()]
     if profile_failure is not None:
         reasons.append(f'cost: {profile_failure}')
@@ -348,7 +366,7 @@ def _row(benchmark: Benchmark, entry: NetworkEntry, clips: Sequence[BenchmarkCli
         'source': None,
         'checkpoint': None if entry.checkpoint is None else str(entry.checkpoint),
         'error': _error(_clip_failures(benchmark, entry, clips), cost_failure.get('error'), len(clips)),
-        **{name: cost.get(name) for name in ('params', 'macs', 'seconds_per_frame', 'peak_memory')},
+        **{name: cost.get(name) for name in ('params', 'macs', 'macs_failure', 'seconds_per_frame', 'peak_memory')},
         'clips': {name: one for name, one in values.items() if one},
         'average': _average(list(values.values())) if all(values.values()) else {},
         'random_weights': has_weights and entry.checkpoint is None,
@@ -367,7 +385,11 @@ def _results(benchmark: Benchmark, clips: Sequence[BenchmarkClip], rows: list[di
     frames = 'without the first and last two' if protocol.inner_frames else 'all'
     if protocol.max_frames is not None:
         frames += f' of the first {protocol.max_frames}'
-    profile_size = list(benchmark.profile.size) if benchmark.profile is not None else None
+    profile_size, notes = None, []
+    if benchmark.profile is not None:
+        profile_size = list(benchmark.profile.size)
+        notes = [MACS_METHOD, TIME_METHOD, MEMORY_METHOD]
+        notes += [f'{row["name"]}: {row["macs_failure"]}' for row in rows if row.get('macs_failure')]
     return {
         'title': benchmark.title,
         'command': benchmark.command,
@@ -385,7 +407,7 @@ def _results(benchmark: Benchmark, clips: Sequence[BenchmarkClip], rows: list[di
             'device': benchmark.device,
             'profile_size': profile_size,
         },
-        'methods_note': [MACS_METHOD, TIME_METHOD, MEMORY_METHOD] if benchmark.profile is not None else [],
+        'methods_note': notes,
         'metrics': METRICS,
         'clips': [clip.name for clip in clips],
         'rows': rows,
@@ -399,7 +421,11 @@ def _pictures(benchmark: Benchmark, clip: BenchmarkClip) -> dict:
     prefixes['GT'] = benchmark.picture_prefix(clip.name, 'GT')
     methods = {}
     for name, prefix in prefixes.items():
-        paths = {kind: Path(f'{prefix}_{kind}.png') for kind in ('frame', 'crop', 'profile')}
+        paths = _picture_files(prefix)
         if all(path.is_file() for path in paths.values()):
             methods[name] = {kind: path.relative_to(benchmark.out).as_posix() for kind, path in paths.items()}
     return {'frame': clip.frames[view.index], 'window': list(view.window), 'line': view.line, 'methods': methods}
+
+
+def _picture_files(prefix: Path) -> dict[str, Path]:
+    return {kind: Path(f'{prefix}_{kind}.png') for kind in ('frame', 'crop', 'profile')}
