@@ -131,8 +131,14 @@ class Benchmark:
             weights = [os.path.abspath(entry.checkpoint), status.st_size, status.st_mtime_ns, entry.param_key]
         data = [os.path.abspath(root) for root in (self.lq_root, self.gt_root)]
         device = torch.device(self.device).type
-        content = json.dumps([entry.options, weights, data, asdict(self.protocol), device], sort_keys=True, default=str)
+        what = [entry.options, weights, data, asdict(self.protocol), device, describe_versions()]
+        content = json.dumps(what, sort_keys=True, default=str)
         return f'{safe_name(entry.name)}-{hashlib.sha256(content.encode()).hexdigest()[:8]}'
+
+    def data_key(self) -> str:
+        """As `key`, for GT."""
+        content = json.dumps([os.path.abspath(self.gt_root), asdict(self.protocol)], default=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
 
     def part(self, entry: NetworkEntry, name: str) -> Path:
         return self.out / 'parts' / self.key(entry) / f'{name}.json'
@@ -191,7 +197,10 @@ def run_benchmark(benchmark: Benchmark) -> dict | None:
                 else:
                     num_taken += 1
         if num_taken:
-            print(f'took {num_taken} results of an earlier run from {benchmark.out} (--fresh measures them anew)')
+            prefix = f'process {rank}: ' if world_size > 1 else ''
+            print(
+                f'{prefix}took {num_taken} results of an earlier run from {benchmark.out} (--fresh measures them anew)'
+            )
         _wait_for_the_others(world_size)
         if rank != 0:
             return None
@@ -199,9 +208,10 @@ def run_benchmark(benchmark: Benchmark) -> dict | None:
             for entry in tqdm(entries, desc='Measure cost', unit='network'):
                 failure = benchmark.profile_failure_part(entry)
                 failure.unlink(missing_ok=True)
-                is_measured = benchmark.profile_part(entry).is_file() and not benchmark.fresh
-                if not is_measured and not _clip_failures(benchmark, entry, clips):
-                    workers.run(failure, _profile, benchmark, entry)
+                if benchmark.fresh or not benchmark.profile_part(entry).is_file():
+                    benchmark.profile_part(entry).unlink(missing_ok=True)
+                    timed = not _clip_failures(benchmark, entry, clips)
+                    workers.run(failure, _profile, benchmark, entry, timed)
     rows = [_row(benchmark, entry, clips) for entry in entries]
     results = _results(benchmark, clips, rows + published)
     write_text(benchmark.out / 'results.json', json.dumps(results, indent=1) + '\n')
@@ -237,8 +247,10 @@ def _make_folder(path: Path) -> None:
 
 
 def _write_view_pictures(benchmark: Benchmark, clips: Sequence[BenchmarkClip]) -> None:
-    for clip in clips:
-        prefix = benchmark.picture_prefix(clip.name, 'GT')
+    for clip in tqdm(clips, desc='Pictures of GT', unit='clip', leave=False, disable=len(clips) < 2):
+        prefix = benchmark.picture_prefix(clip.name, f'GT-{benchmark.data_key()}')
+        if all(path.is_file() for path in _picture_files(prefix).values()):
+            continue
         prefix.parent.mkdir(parents=True, exist_ok=True)
         write_gt_pictures(clip, benchmark.protocol, choose_view(clip, benchmark.protocol), prefix)
 
@@ -270,14 +282,24 @@ class _Workers:
             self.pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent)
         try:
             others = set(multiprocessing.active_children())
-            future = self.pool.submit(job, *arguments)
+            future = self.pool.submit(_reason_of_failure, job, *arguments)
             self.processes |= set(multiprocessing.active_children()) - others
-            future.result()
+            error = future.result()
         except BrokenProcessPool:
+            error = KILLED
+        if error is not None:
+            write_part(failure, {'error': error})
+            self.pool.shutdown()  # an error on CUDA stays with the process, and so may the memory
             self.pool = None
-            write_part(failure, {'error': KILLED})
-        except Exception as error:
-            write_part(failure, {'error': reason(error)})
+
+
+def _reason_of_failure(job: Callable, *arguments) -> str | None:
+    """In the new process: run a job; why it failed, as text, because not every exception can be sent."""
+    try:
+        job(*arguments)
+    except Exception as error:
+        return reason(error)
+    return None
 
 
 def _end_with_parent() -> None:
@@ -307,20 +329,30 @@ def _evaluate(benchmark: Benchmark, entry: NetworkEntry, clip: BenchmarkClip, sh
     total = benchmark.protocol.num_frame(clip)
     with tqdm(total=total, desc=f'{entry.name}, {clip.name}', unit='frame', disable=not show_progress) as progress:
         values = evaluate_clip(net, clip, benchmark.protocol, view, prefix, progress.update)
-    write_part(benchmark.clip_part(entry, clip.name), values)
+    write_part(benchmark.clip_part(entry, clip.name), {**values, 'commit': this_commit()})
 
 
-def _profile(benchmark: Benchmark, entry: NetworkEntry) -> None:
+def _profile(benchmark: Benchmark, entry: NetworkEntry, timed: bool) -> None:
+    """Measure cost; parameters and multiply-adds are known even where a network cannot run, for lack of memory say."""
     settings = benchmark.profile
-    net = entry.build().to(benchmark.device)
-    with PeakMemory(benchmark.device) as memory:
-        seconds = seconds_per_frame(net, settings.size, settings.num_frame, settings.repeat)
-    part = {'params': count_parameters(net), 'seconds_per_frame': seconds, 'peak_memory': memory.bytes}
+    net = entry.build()
+    part = {'params': count_parameters(net)}
     try:
         part['macs'] = count_macs(net, settings.size)
-    except InputError as error:  # what else it costs is known all the same
+    except InputError as error:
         part['macs_failure'] = str(error)
+    write_part(benchmark.part(entry, 'counts'), part)
+    if not timed:
+        return
+    net = net.to(benchmark.device)
+    with PeakMemory(benchmark.device) as memory:
+        part['seconds_per_frame'] = seconds_per_frame(net, settings.size, settings.num_frame, settings.repeat)
+    part['peak_memory'] = memory.bytes
     write_part(benchmark.profile_part(entry), part)
+
+
+def this_commit() -> str | None:
+    return git_commit(Path(__file__).parent)
 
 
 def write_part(path: Path, content: dict) -> None:
@@ -356,7 +388,7 @@ def _row(benchmark: Benchmark, entry: NetworkEntry, clips: Sequence[BenchmarkCli
     values = {clip.name: read_part(benchmark.clip_part(entry, clip.name)) for clip in clips}
     cost, cost_failure = {}, {}
     if benchmark.profile is not None:
-        cost = read_part(benchmark.profile_part(entry))
+        cost = {**read_part(benchmark.part(entry, 'counts')), **read_part(benchmark.profile_part(entry))}
         cost_failure = read_part(benchmark.profile_failure_part(entry))
     has_weights = entry.options['type'] != 'Bicubic'
     return {
@@ -367,7 +399,8 @@ def _row(benchmark: Benchmark, entry: NetworkEntry, clips: Sequence[BenchmarkCli
         'checkpoint': None if entry.checkpoint is None else str(entry.checkpoint),
         'error': _error(_clip_failures(benchmark, entry, clips), cost_failure.get('error'), len(clips)),
         **{name: cost.get(name) for name in ('params', 'macs', 'macs_failure', 'seconds_per_frame', 'peak_memory')},
-        'clips': {name: one for name, one in values.items() if one},
+        'clips': {name: {key: one.get(key) for key in METRICS} for name, one in values.items() if one},
+        'commits': sorted({str(one.get('commit')) for one in values.values() if one}),
         'average': _average(list(values.values())) if all(values.values()) else {},
         'random_weights': has_weights and entry.checkpoint is None,
         'arguments': {name: value for name, value in entry.options.items() if name != 'type'},
@@ -388,12 +421,14 @@ def _results(benchmark: Benchmark, clips: Sequence[BenchmarkClip], rows: list[di
     profile_size, notes = None, []
     if benchmark.profile is not None:
         profile_size = list(benchmark.profile.size)
-        notes = [MACS_METHOD, TIME_METHOD, MEMORY_METHOD]
+        settings = asdict(benchmark.profile)
+        notes = [MACS_METHOD, TIME_METHOD.format(**settings), MEMORY_METHOD.format(**settings)]
         notes += [f'{row["name"]}: {row["macs_failure"]}' for row in rows if row.get('macs_failure')]
+    notes += _notes_on_commits(rows)
     return {
         'title': benchmark.title,
         'command': benchmark.command,
-        'commit': git_commit(Path(__file__).parent),
+        'commit': this_commit(),
         'versions': describe_versions(),
         'machine': describe_machine(benchmark.device),
         'settings': {
@@ -406,6 +441,8 @@ def _results(benchmark: Benchmark, clips: Sequence[BenchmarkClip], rows: list[di
             'padding': protocol.padding,
             'device': benchmark.device,
             'profile_size': profile_size,
+            'profile_frames': benchmark.profile and benchmark.profile.num_frame,
+            'profile_repeat': benchmark.profile and benchmark.profile.repeat,
         },
         'methods_note': notes,
         'metrics': METRICS,
@@ -415,10 +452,19 @@ def _results(benchmark: Benchmark, clips: Sequence[BenchmarkClip], rows: list[di
     }
 
 
+def _notes_on_commits(rows: list[dict]) -> list[str]:
+    """Which rows were measured with another commit than the one that made the report."""
+    now = str(this_commit())
+    others = [
+        (row['name'], row['commits']) for row in rows if not row['published'] and row['commits'] not in ([], [now])
+    ]
+    return [f'{name} was measured with commit {", ".join(commits)}.' for name, commits in others]
+
+
 def _pictures(benchmark: Benchmark, clip: BenchmarkClip) -> dict:
     view = choose_view(clip, benchmark.protocol)
     prefixes = {entry.name: benchmark.picture_prefix(clip.name, benchmark.key(entry)) for entry in benchmark.rows()}
-    prefixes['GT'] = benchmark.picture_prefix(clip.name, 'GT')
+    prefixes['GT'] = benchmark.picture_prefix(clip.name, f'GT-{benchmark.data_key()}')
     methods = {}
     for name, prefix in prefixes.items():
         paths = _picture_files(prefix)

@@ -92,8 +92,13 @@ def train_all(
     spynet_path = flow_weights(spynet_path)
     runs = [(name, seed) for seed in seeds for name in NETWORKS]
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        folders = pool.map(lambda run: train(*run, spynet_path, iterations), runs)
-        return dict(zip(runs, folders))
+        folders = {run: pool.submit(train, *run, spynet_path, iterations) for run in runs}
+        try:
+            return {run: folder.result() for run, folder in folders.items()}
+        except InputError:
+            for folder in folders.values():
+                folder.cancel()
+            raise
 
 
 def train(name: str, seed: int, spynet_path: Path, iterations: int) -> Path:
@@ -102,12 +107,15 @@ def train(name: str, seed: int, spynet_path: Path, iterations: int) -> Path:
     if name in WITH_FLOW and spynet_path == OWN_FLOW:
         experiment += '_own_flow'
     folder = Path('experiments') / experiment
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    option_file = RESULTS / f'{experiment}.yml'
+    options = yaml.safe_dump(training_options(name, seed, experiment, spynet_path, iterations))
+    if folder.is_dir() and option_file.is_file() and option_file.read_text() != options:
+        raise InputError(f'{folder} was trained with other options than now; move it away, or {option_file}')
+    option_file.write_text(options)
     if (folder / 'models' / f'net_g_{iterations}.pth').is_file():
         print(f'{folder} is trained already', flush=True)
         return folder
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    option_file = RESULTS / f'{experiment}.yml'
-    option_file.write_text(yaml.safe_dump(training_options(name, seed, experiment, spynet_path, iterations)))
     log = RESULTS / f'{experiment}.log'
     command = [sys.executable, '-m', 'basicsr.train', '-opt', str(option_file), '--auto_resume']
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'passive'}

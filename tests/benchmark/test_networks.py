@@ -126,7 +126,6 @@ class TestList:
             ('networks:\n- {type: EDVR, checkpoint: 5}', 'networks: 1: checkpoint must be a text, but is 5'),
             ('networks:\n- {type: EDVR, param_key: 5}', 'networks: 1: param_key must be a text, but is 5'),
             ('networks:\n- {options: ~}', 'networks: 1: options must be a text, but is None'),
-            ('networks:\n- {options: net.yml, num_feat: 8}', "networks: 1: there is no key 'num_feat'"),
             ('networks:\n- {options: nothing.yml}', 'nothing.yml: No such file'),
         ],
     )
@@ -161,6 +160,15 @@ class TestOptionFile:
         )
         assert parse_network('mine=test.yml@other.pth').checkpoint == 'other.pth'
         assert parse_network('mine=test.yml@other.pth').name == 'mine'
+
+    def test_other_arguments_than_the_file(self, write):
+        write('net.yml', 'name: net\nnetwork_g: {type: EDVR, num_feat: 8, num_frame: 3}\n')
+        expected = {'type': 'EDVR', 'num_feat': 16, 'num_frame': 3}
+        assert parse_network('net.yml:num_feat=16').options == expected
+        path = write('list.yml', 'networks:\n- {options: net.yml, num_feat: 16}\n')
+        assert read_network_list(path)[0].options == expected
+        with pytest.raises(InputError, match="there is no key 'num_feet'; did you mean 'num_feat'"):
+            parse_network('net.yml:num_feet=16')
 
     def test_what_training_left_comes_before_what_it_started_from(self, write):
         text = 'name: run\nnetwork_g: {type: EDVR}\npath: {pretrain_network_g: start.pth}\n'
