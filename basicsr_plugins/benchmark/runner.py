@@ -379,7 +379,7 @@ def _error(clip_failures: Mapping[str, str], profile_failure: str | None, num_cl
     for name, text in clip_failures.items():
         names.setdefault(text.rstrip('.'), []).append(name)
     reasons = [text if len(some) == num_clip else f'{", ".join(some)}: {text}' for text, some in names.items()]
-    if profile_failure is not None:
+    if profile_failure is not None and not reasons:
         reasons.append(f'cost: {profile_failure}')
     return '; '.join(reasons) or None
 

@@ -22,7 +22,7 @@ from basicsr_plugins.benchmark.evaluation import Protocol
 from basicsr_plugins.benchmark.flow_training import train_spynet
 from basicsr_plugins.benchmark.networks import NetworkEntry
 from basicsr_plugins.benchmark.report import terminal_table
-from basicsr_plugins.benchmark.runner import Benchmark, run_benchmark
+from basicsr_plugins.benchmark.runner import Benchmark, ProfileSettings, run_benchmark
 from basicsr_plugins.data.demo_data import HELD_OUT, make_demo_data
 from basicsr_plugins.data.lmdb_store import pack_folder
 from basicsr_plugins.errors import InputError
@@ -172,6 +172,7 @@ def benchmark_all(folders: Mapping[tuple[str, int], Path], iterations: int, vid4
             gt_root=gt_root,
             clip_names=clip_names,
             protocol=protocol,
+            profile=ProfileSettings(repeat=1) if name == 'demo' else None,  # the cost is the same
             title=f'Trained alike for {iterations} iterations: {name}',
             command=command,
         )
