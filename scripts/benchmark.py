@@ -61,6 +61,7 @@ def parse_args():
     group.add_argument('--profile-frames', type=int, default=5, help='frames of the timed clip')
     group.add_argument('--profile-repeat', type=int, default=3, help='timed passes')
     parser.add_argument('-o', '--output', type=Path, default=Path('results/benchmark'), help='folder of the results')
+    parser.add_argument('--fresh', action='store_true', help='measure anew what an earlier run has left there')
     parser.add_argument('--title', help="the report's; default: the test set's name")
     return parser.parse_args()
 
@@ -94,6 +95,7 @@ def main():
         device=choose_device(args.device),
         profile=None if args.no_profile else profile_settings(args),
         published=args.published,
+        fresh=args.fresh,
         title=args.title or (args.data or gt_root).resolve().name,
         command=shlex.join(['python', *sys.argv]),
     )
@@ -123,7 +125,9 @@ def profile_settings(args):
 
 def choose_device(name):
     if name == 'auto':
-        name = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name == 'cuda':
+        name = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA

@@ -18,7 +18,11 @@ from basicsr_plugins.errors import run_script
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--spynet', type=Path, help="SpyNet weights in the format of BasicSR's SpyNet(load_path)")
+    parser.add_argument(
+        '--spynet',
+        type=Path,
+        help="SpyNet weights in the format of BasicSR's SpyNet(load_path); without, one is trained on the demo clips",
+    )
     parser.add_argument('--vid4', type=Path, help='benchmark on these clips too: a folder with GT and BIx4')
     parser.add_argument('--iterations', type=int, default=1000)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])

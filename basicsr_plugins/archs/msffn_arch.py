@@ -11,9 +11,13 @@ Where the paper leaves a choice:
   of the two dilated ones sees both results; a 1x1 convolution brings theirs together, and the input is added. One such
   block has 0.30 M parameters at 64 channels, but Table V has the alignment cost 1.48 M: with four of them
   (`num_mdrb`) the whole network has 5.65 M (paper: 5.69 M), and 8.79 M at 80 channels (paper: 8.5 M).
-- Sampling parameters come from a 3x3 convolution after these blocks, which starts at zero, so that alignment starts as
-  a plain convolution; eight deformable groups, as in EDVR; the modulation scalar is a sigmoid.
-- The L1 distance of equation 8 is the sum over the channels, as it is written; so the mask is at most 1/2.
+- Sampling parameters come from a 3x3 convolution after these blocks, which starts at zero; eight deformable groups, as
+  in EDVR; the modulation scalar is a sigmoid.
+- The L1 distance of equation 8 is the sum over the channels, as it is written; so the mask is at most 1/2, and it dies
+  where aligned features are far from the centre frame's. The deformable convolution therefore starts as the identity
+  (twice its weight, for the modulation scalar starts at 1/2): with random weights the mask starts at 5e-7 at 80
+  channels, the gradients behind it under 1e-10, and what is learnt is a single-image network; so it starts near 0.1.
+- Otherwise weights start as PyTorch's and, in residual blocks, as the toolbox's (He's times 0.1); the paper: He's.
 - The reference frame's branch starts from F_t, the feature that the extraction module gives (equations 5 and 9 use the
   same symbol), not from a convolution of its own.
 - Conditions (equation 9): a 1x1 convolution brings the supporting features (equation 3) to `num_feat` channels, once
@@ -201,6 +205,9 @@ class MDDAlignment(nn.Module):
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(self.conv_offset.bias)
         self.deform_conv = ModulatedDeformConv2d(num_feat, num_feat, 3, padding=1, deform_groups=deform_groups)
+        nn.init.dirac_(self.deform_conv.weight)
+        self.deform_conv.weight.data *= 2  # the modulation scalar starts at 1/2
+        nn.init.zeros_(self.deform_conv.bias)
         self.lrelu = nn.LeakyReLU(0.1, inplace=True)
 
     def forward(self, support: Tensor, feat: Tensor) -> Tensor:

@@ -48,10 +48,11 @@ def describe_versions() -> dict[str, str]:
 def git_commit(folder: Path | str) -> str | None:
     """The commit that is checked out in `folder`, as 'abc1234', or 'abc1234 (modified)' where tracked files differ.
 
-    None where `folder` is in no git repository, or there is no git.
+    None where nothing of `folder` is in a git repository (one around a virtual environment is another's), or there is
+    no git.
     """
     commit = _git(folder, 'rev-parse', '--short', 'HEAD')
-    if not commit:
+    if not commit or not _git(folder, 'ls-files', '.'):
         return None
     changes = _git(folder, 'status', '--porcelain', '--untracked-files=no')
     return f'{commit} (modified)' if changes else commit

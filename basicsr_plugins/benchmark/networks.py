@@ -43,12 +43,13 @@ class NetworkEntry:
         """
         options = dict(self.options)
         if self.checkpoint is not None:
-            options.pop('spynet_path', None)  # the checkpoint brings these weights, and the file need not be there
+            for name in ('spynet_path', 'edvr_path'):  # these weights are in the checkpoint too
+                options.pop(name, None)
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 net = build_network(options)
-        except (TypeError, ValueError, AssertionError) as error:  # arguments that the network refuses
+        except (TypeError, ValueError, AssertionError, OSError) as error:  # arguments that the network refuses
             raise InputError(f'{self.options["type"]} cannot be built: {one_line(error)}') from error
         if self.checkpoint is not None:
             load_weights(net, self.checkpoint, self.param_key)
@@ -69,10 +70,8 @@ def parse_network(text: str) -> NetworkEntry:
     match = SPEC.fullmatch(text)
     if match is None:
         raise InputError(f'--network {text} must read TYPE:KEY=VALUE,KEY=VALUE@CHECKPOINT or FILE.yml@CHECKPOINT.')
-    if match['what'].endswith(('.yml', '.yaml')):
-        entry = {'options': match['what']}
-    else:
-        entry = {'type': match['what'], **_parse_arguments(text, match['arguments'] or '')}
+    kind = 'options' if match['what'].endswith(('.yml', '.yaml')) else 'type'
+    entry = {**_parse_arguments(text, match['arguments'] or ''), kind: match['what']}
     if match['name']:
         entry['name'] = match['name']
     if match['checkpoint']:
@@ -98,7 +97,8 @@ def _parse_arguments(text: str, arguments: str) -> dict:
 def read_network_list(path: str | Path) -> list[NetworkEntry]:
     """Read a YAML file with a list `networks`.
 
-    Each entry has `type` and arguments, or `options` (an option file), and may have `name`, `checkpoint`, `param_key`.
+    Each entry has `type` and arguments, or `options` (an option file) and arguments that differ from it, and may have
+    `name`, `checkpoint`, `param_key`.
 
     Raises:
         InputError: If the file is missing, or an entry cannot be used.
@@ -115,10 +115,9 @@ def read_entry(where: str, entry: Mapping) -> NetworkEntry:
     entry = dict(entry)
     name, checkpoint, param_key = (entry.pop(key, None) for key in ('name', 'checkpoint', 'param_key'))
     if 'options' in entry:
-        check_keys(where, entry, ['options'])
         _check_text(where, 'options', entry['options'])
-        opt = _read_option_file(entry['options'])
-        entry = dict(opt['network_g'])
+        opt = _read_option_file(entry.pop('options'))
+        entry = {**opt['network_g'], **entry}  # other arguments than the file's
         checkpoint = checkpoint or _checkpoint_of(opt)
         param_key = param_key or opt['path'].get('param_key_g')
         name = name or opt.get('name')

@@ -46,12 +46,13 @@ MACS_METHOD = (
     'other elementwise operations are not counted.'
 )
 TIME_METHOD = (
-    'Seconds per frame are the wall time of restoring a short clip of random frames, ends included, divided by its '
-    'frames; the median of several passes after one that is not timed.'
+    'Seconds per frame are the wall time of restoring a clip of {num_frame} random frames, ends included, divided by '
+    'its frames; the median of {repeat} passes after one that is not timed. Bicubic, and the upsampling of what TOFlow '
+    "takes, is the toolbox's imresize on the CPU whatever the device."
 )
 MEMORY_METHOD = (
-    'Peak memory comes on top of what is in use before (the weights among it): on CUDA of tensors, on the CPU of the '
-    'process.'
+    'Peak memory is that of restoring the same clip of {num_frame} frames, on top of what is in use before (the '
+    "weights among it): on CUDA of tensors, on the CPU of the process. A recurrent network's grows with the clip."
 )
 
 LONG, SHORT = 21, 11  # frames; they differ by two distances of IconVSR's keyframes

@@ -96,9 +96,16 @@ def measured(results: dict) -> list[dict]:
     return [row for row in results['rows'] if not row['published'] and not failed(row)]
 
 
+def may_win(row: dict, column: Column) -> bool:
+    """Whether a row can be the best of a column: measured here, and for quality with trained weights."""
+    trained = not row.get('random_weights') or column.path[0] in COSTS
+    return trained and not row['published'] and not failed(row)
+
+
 def best_text(results: dict, column: Column) -> str | None:
-    """How the best measured value of a column reads, so that what reads alike is best alike; None without one."""
-    values = [value for row in measured(results) if (value := column.value(row)) is not None]
+    """How the best value of a column reads, so that what reads alike is best alike; None without one."""
+    rows = [row for row in results['rows'] if may_win(row, column)]
+    values = [value for row in rows if (value := column.value(row)) is not None]
     if not values:
         return None
     return column.text(max(values) if column.better == 'higher' else min(values))
@@ -289,7 +296,7 @@ def table_rows(results: dict) -> list[dict]:
 def table_cell(row: dict, column: Column, best: str | None) -> dict:
     value, text = column.value(row), column.cell(row)
     order = '' if value is None else repr(float(value)).replace('inf', 'Infinity')  # as JavaScript reads it
-    return {'text': text, 'order': order, 'best': text == best and not row['published'] and not failed(row)}
+    return {'text': text, 'order': order, 'best': text == best and may_win(row, column)}
 
 
 def published_sources(results: dict) -> dict[str, list[str]]:
@@ -396,8 +403,8 @@ def default_pair(results: dict, clip: str, names: list[str]) -> tuple[int, int]:
     column = metric_column(results, next(iter(results['metrics'])), ('clips', clip))
     scores = {
         names.index(row['name']): column.value(row)
-        for row in measured(results)
-        if row['name'] in names and column.value(row) is not None
+        for row in results['rows']
+        if may_win(row, column) and row['name'] in names and column.value(row) is not None
     }
     if not scores:
         return 0, len(names) - 1

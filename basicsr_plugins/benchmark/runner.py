@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -22,6 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import distributed as dist
 from tqdm import tqdm
 
@@ -40,6 +42,7 @@ from basicsr_plugins.benchmark.profile import (
 )
 from basicsr_plugins.benchmark.published import read_published
 from basicsr_plugins.benchmark.report import write_csv, write_report, write_text
+from basicsr_plugins.data.meta_info import write_file
 from basicsr_plugins.errors import InputError, one_line
 
 KILLED = 'its process was killed, most likely for lack of memory'
@@ -67,6 +70,8 @@ class Benchmark:
         device: Where networks run.
         profile: How cost is measured; None for not at all.
         published: CSV files of published numbers.
+        fresh: Whether everything is measured anew; otherwise earlier results of `out` are taken where networks,
+            weights, folders and settings are the same. A change of a network's code or of frames does not show there.
         title, command: For the report.
     """
 
@@ -79,6 +84,7 @@ class Benchmark:
     device: str = 'cpu'
     profile: ProfileSettings | None = field(default_factory=ProfileSettings)
     published: Sequence[str] = ()
+    fresh: bool = False
     title: str = 'Benchmark'
     command: str = ''
 
@@ -125,8 +131,14 @@ class Benchmark:
             weights = [os.path.abspath(entry.checkpoint), status.st_size, status.st_mtime_ns, entry.param_key]
         data = [os.path.abspath(root) for root in (self.lq_root, self.gt_root)]
         device = torch.device(self.device).type
-        content = json.dumps([entry.options, weights, data, asdict(self.protocol), device], sort_keys=True, default=str)
+        what = [entry.options, weights, data, asdict(self.protocol), device, describe_versions()]
+        content = json.dumps(what, sort_keys=True, default=str)
         return f'{safe_name(entry.name)}-{hashlib.sha256(content.encode()).hexdigest()[:8]}'
+
+    def data_key(self) -> str:
+        """As `key`, for GT."""
+        content = json.dumps([os.path.abspath(self.gt_root), asdict(self.protocol)], default=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
 
     def part(self, entry: NetworkEntry, name: str) -> Path:
         return self.out / 'parts' / self.key(entry) / f'{name}.json'
@@ -141,7 +153,7 @@ class Benchmark:
         return self.part(entry, 'profile_failure')
 
     def profile_part(self, entry: NetworkEntry) -> Path:
-        content = json.dumps([asdict(self.profile), self.device, torch.get_num_threads()])
+        content = json.dumps([asdict(self.profile), self.device, describe_machine(self.device)], sort_keys=True)
         return self.part(entry, f'profile_{hashlib.sha256(content.encode()).hexdigest()[:8]}')
 
     def picture_prefix(self, clip: str, name: str) -> Path:
@@ -171,15 +183,24 @@ def run_benchmark(benchmark: Benchmark) -> dict | None:
     rank, world_size = _join_processes()
     entries, clips = benchmark.rows(), benchmark.clips()
     published = read_published(benchmark.published, [clip.name for clip in clips])
-    _make_folder(benchmark.out)
+    _make_folder(benchmark.out / 'parts')
     _write_view_pictures(benchmark, clips[rank::world_size])
+    num_taken = 0
     with _Workers() as workers:
         for entry in entries:
             for clip in clips[rank::world_size]:
                 failure = benchmark.failure_part(entry, clip.name)
                 failure.unlink(missing_ok=True)
-                if not benchmark.clip_part(entry, clip.name).is_file():
+                if benchmark.fresh or not _is_measured(benchmark, entry, clip.name):
+                    benchmark.clip_part(entry, clip.name).unlink(missing_ok=True)
                     workers.run(failure, _evaluate, benchmark, entry, clip, rank == 0)
+                else:
+                    num_taken += 1
+        if num_taken:
+            prefix = f'process {rank}: ' if world_size > 1 else ''
+            print(
+                f'{prefix}took {num_taken} results of an earlier run from {benchmark.out} (--fresh measures them anew)'
+            )
         _wait_for_the_others(world_size)
         if rank != 0:
             return None
@@ -187,14 +208,21 @@ def run_benchmark(benchmark: Benchmark) -> dict | None:
             for entry in tqdm(entries, desc='Measure cost', unit='network'):
                 failure = benchmark.profile_failure_part(entry)
                 failure.unlink(missing_ok=True)
-                if not benchmark.profile_part(entry).is_file() and not _clip_failures(benchmark, entry, clips):
-                    workers.run(failure, _profile, benchmark, entry)
+                if benchmark.fresh or not benchmark.profile_part(entry).is_file():
+                    benchmark.profile_part(entry).unlink(missing_ok=True)
+                    timed = not _clip_failures(benchmark, entry, clips)
+                    workers.run(failure, _profile, benchmark, entry, timed)
     rows = [_row(benchmark, entry, clips) for entry in entries]
     results = _results(benchmark, clips, rows + published)
     write_text(benchmark.out / 'results.json', json.dumps(results, indent=1) + '\n')
     write_csv(results, benchmark.out / 'results.csv')
     write_report(results, benchmark.out)
     return results
+
+
+def _is_measured(benchmark: Benchmark, entry: NetworkEntry, clip: str) -> bool:
+    pictures = _picture_files(benchmark.picture_prefix(clip, benchmark.key(entry)))
+    return benchmark.clip_part(entry, clip).is_file() and all(path.is_file() for path in pictures.values())
 
 
 def _join_processes() -> tuple[int, int]:
@@ -219,8 +247,10 @@ def _make_folder(path: Path) -> None:
 
 
 def _write_view_pictures(benchmark: Benchmark, clips: Sequence[BenchmarkClip]) -> None:
-    for clip in clips:
-        prefix = benchmark.picture_prefix(clip.name, 'GT')
+    for clip in tqdm(clips, desc='Pictures of GT', unit='clip', leave=False, disable=len(clips) < 2):
+        prefix = benchmark.picture_prefix(clip.name, f'GT-{benchmark.data_key()}')
+        if all(path.is_file() for path in _picture_files(prefix).values()):
+            continue
         prefix.parent.mkdir(parents=True, exist_ok=True)
         write_gt_pictures(clip, benchmark.protocol, choose_view(clip, benchmark.protocol), prefix)
 
@@ -252,19 +282,30 @@ class _Workers:
             self.pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent)
         try:
             others = set(multiprocessing.active_children())
-            future = self.pool.submit(job, *arguments)
+            future = self.pool.submit(_reason_of_failure, job, *arguments)
             self.processes |= set(multiprocessing.active_children()) - others
-            future.result()
+            error = future.result()
         except BrokenProcessPool:
+            error = KILLED
+        if error is not None:
+            write_part(failure, {'error': error})
+            self.pool.shutdown()  # an error on CUDA stays with the process, and so may the memory
             self.pool = None
-            write_part(failure, {'error': KILLED})
-        except Exception as error:
-            write_part(failure, {'error': reason(error)})
+
+
+def _reason_of_failure(job: Callable, *arguments) -> str | None:
+    """In the new process: run a job; why it failed, as text, because not every exception can be sent."""
+    try:
+        job(*arguments)
+    except Exception as error:
+        return reason(error)
+    return None
 
 
 def _end_with_parent() -> None:
     """In the new process: end when the one that started it ends, be it by a kill; an interruption is told there."""
     warnings.filterwarnings('ignore')
+    get_root_logger(log_level=logging.ERROR)  # that weights are random says the row
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -288,26 +329,35 @@ def _evaluate(benchmark: Benchmark, entry: NetworkEntry, clip: BenchmarkClip, sh
     total = benchmark.protocol.num_frame(clip)
     with tqdm(total=total, desc=f'{entry.name}, {clip.name}', unit='frame', disable=not show_progress) as progress:
         values = evaluate_clip(net, clip, benchmark.protocol, view, prefix, progress.update)
-    write_part(benchmark.clip_part(entry, clip.name), values)
+    write_part(benchmark.clip_part(entry, clip.name), {**values, 'commit': this_commit()})
 
 
-def _profile(benchmark: Benchmark, entry: NetworkEntry) -> None:
+def _profile(benchmark: Benchmark, entry: NetworkEntry, timed: bool) -> None:
+    """Measure cost; parameters and multiply-adds are known even where a network cannot run, for lack of memory say."""
     settings = benchmark.profile
-    net = entry.build().to(benchmark.device)
+    net = entry.build()
+    part = {'params': count_parameters(net)}
+    try:
+        part['macs'] = count_macs(net, settings.size)
+    except InputError as error:
+        part['macs_failure'] = str(error)
+    write_part(benchmark.part(entry, 'counts'), part)
+    if not timed:
+        return
+    net = net.to(benchmark.device)
     with PeakMemory(benchmark.device) as memory:
-        seconds = seconds_per_frame(net, settings.size, settings.num_frame, settings.repeat)
-    part = {
-        'params': count_parameters(net),
-        'seconds_per_frame': seconds,
-        'peak_memory': memory.bytes,
-        'macs': count_macs(net, settings.size),
-    }
+        part['seconds_per_frame'] = seconds_per_frame(net, settings.size, settings.num_frame, settings.repeat)
+    part['peak_memory'] = memory.bytes
     write_part(benchmark.profile_part(entry), part)
+
+
+def this_commit() -> str | None:
+    return git_commit(Path(__file__).parent)
 
 
 def write_part(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content) + '\n')
+    write_file(path, (json.dumps(content) + '\n').encode())
 
 
 def read_part(path: Path) -> dict:
@@ -327,9 +377,9 @@ def _error(clip_failures: Mapping[str, str], profile_failure: str | None, num_cl
     """Why a network failed, in one line; each reason stands once, with the clips that it holds for unless all."""
     names = {}  # reason -> clips
     for name, text in clip_failures.items():
-        names.setdefault(text, []).append(name)
+        names.setdefault(text.rstrip('.'), []).append(name)
     reasons = [text if len(some) == num_clip else f'{", ".join(some)}: {text}' for text, some in names.items()]
-    if profile_failure is not None:
+    if profile_failure is not None and not reasons:
         reasons.append(f'cost: {profile_failure}')
     return '; '.join(reasons) or None
 
@@ -338,7 +388,7 @@ def _row(benchmark: Benchmark, entry: NetworkEntry, clips: Sequence[BenchmarkCli
     values = {clip.name: read_part(benchmark.clip_part(entry, clip.name)) for clip in clips}
     cost, cost_failure = {}, {}
     if benchmark.profile is not None:
-        cost = read_part(benchmark.profile_part(entry))
+        cost = {**read_part(benchmark.part(entry, 'counts')), **read_part(benchmark.profile_part(entry))}
         cost_failure = read_part(benchmark.profile_failure_part(entry))
     has_weights = entry.options['type'] != 'Bicubic'
     return {
@@ -348,8 +398,9 @@ def _row(benchmark: Benchmark, entry: NetworkEntry, clips: Sequence[BenchmarkCli
         'source': None,
         'checkpoint': None if entry.checkpoint is None else str(entry.checkpoint),
         'error': _error(_clip_failures(benchmark, entry, clips), cost_failure.get('error'), len(clips)),
-        **{name: cost.get(name) for name in ('params', 'macs', 'seconds_per_frame', 'peak_memory')},
-        'clips': {name: one for name, one in values.items() if one},
+        **{name: cost.get(name) for name in ('params', 'macs', 'macs_failure', 'seconds_per_frame', 'peak_memory')},
+        'clips': {name: {key: one.get(key) for key in METRICS} for name, one in values.items() if one},
+        'commits': sorted({str(one.get('commit')) for one in values.values() if one}),
         'average': _average(list(values.values())) if all(values.values()) else {},
         'random_weights': has_weights and entry.checkpoint is None,
         'arguments': {name: value for name, value in entry.options.items() if name != 'type'},
@@ -367,11 +418,17 @@ def _results(benchmark: Benchmark, clips: Sequence[BenchmarkClip], rows: list[di
     frames = 'without the first and last two' if protocol.inner_frames else 'all'
     if protocol.max_frames is not None:
         frames += f' of the first {protocol.max_frames}'
-    profile_size = list(benchmark.profile.size) if benchmark.profile is not None else None
+    profile_size, notes = None, []
+    if benchmark.profile is not None:
+        profile_size = list(benchmark.profile.size)
+        settings = asdict(benchmark.profile)
+        notes = [MACS_METHOD, TIME_METHOD.format(**settings), MEMORY_METHOD.format(**settings)]
+        notes += [f'{row["name"]}: {row["macs_failure"]}' for row in rows if row.get('macs_failure')]
+    notes += _notes_on_commits(rows)
     return {
         'title': benchmark.title,
         'command': benchmark.command,
-        'commit': git_commit(Path(__file__).parent),
+        'commit': this_commit(),
         'versions': describe_versions(),
         'machine': describe_machine(benchmark.device),
         'settings': {
@@ -384,8 +441,10 @@ def _results(benchmark: Benchmark, clips: Sequence[BenchmarkClip], rows: list[di
             'padding': protocol.padding,
             'device': benchmark.device,
             'profile_size': profile_size,
+            'profile_frames': benchmark.profile and benchmark.profile.num_frame,
+            'profile_repeat': benchmark.profile and benchmark.profile.repeat,
         },
-        'methods_note': [MACS_METHOD, TIME_METHOD, MEMORY_METHOD] if benchmark.profile is not None else [],
+        'methods_note': notes,
         'metrics': METRICS,
         'clips': [clip.name for clip in clips],
         'rows': rows,
@@ -393,13 +452,26 @@ def _results(benchmark: Benchmark, clips: Sequence[BenchmarkClip], rows: list[di
     }
 
 
+def _notes_on_commits(rows: list[dict]) -> list[str]:
+    """Which rows were measured with another commit than the one that made the report."""
+    now = str(this_commit())
+    others = [
+        (row['name'], row['commits']) for row in rows if not row['published'] and row['commits'] not in ([], [now])
+    ]
+    return [f'{name} was measured with commit {", ".join(commits)}.' for name, commits in others]
+
+
 def _pictures(benchmark: Benchmark, clip: BenchmarkClip) -> dict:
     view = choose_view(clip, benchmark.protocol)
     prefixes = {entry.name: benchmark.picture_prefix(clip.name, benchmark.key(entry)) for entry in benchmark.rows()}
-    prefixes['GT'] = benchmark.picture_prefix(clip.name, 'GT')
+    prefixes['GT'] = benchmark.picture_prefix(clip.name, f'GT-{benchmark.data_key()}')
     methods = {}
     for name, prefix in prefixes.items():
-        paths = {kind: Path(f'{prefix}_{kind}.png') for kind in ('frame', 'crop', 'profile')}
+        paths = _picture_files(prefix)
         if all(path.is_file() for path in paths.values()):
             methods[name] = {kind: path.relative_to(benchmark.out).as_posix() for kind, path in paths.items()}
     return {'frame': clip.frames[view.index], 'window': list(view.window), 'line': view.line, 'methods': methods}
+
+
+def _picture_files(prefix: Path) -> dict[str, Path]:
+    return {kind: Path(f'{prefix}_{kind}.png') for kind in ('frame', 'crop', 'profile')}

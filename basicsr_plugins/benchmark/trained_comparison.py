@@ -19,9 +19,10 @@ import yaml
 
 from basicsr_plugins.benchmark.clips import find_roots
 from basicsr_plugins.benchmark.evaluation import Protocol
+from basicsr_plugins.benchmark.flow_training import train_spynet
 from basicsr_plugins.benchmark.networks import NetworkEntry
 from basicsr_plugins.benchmark.report import terminal_table
-from basicsr_plugins.benchmark.runner import Benchmark, run_benchmark
+from basicsr_plugins.benchmark.runner import Benchmark, ProfileSettings, run_benchmark
 from basicsr_plugins.data.demo_data import HELD_OUT, make_demo_data
 from basicsr_plugins.data.lmdb_store import pack_folder
 from basicsr_plugins.errors import InputError
@@ -29,6 +30,7 @@ from basicsr_plugins.errors import InputError
 OPTIONS = Path('options/train_EFAR_demo.yml')
 DEMO = Path('datasets/demo')
 RESULTS = Path('results/comparison')
+OWN_FLOW = RESULTS / 'spynet_demo.pth'
 NUM_FRAME = 5
 NETWORKS = {  # 0.43 to 0.45 M parameters beside the flow network
     'EFAR': {'type': 'EFAR', 'num_feat': 32, 'num_block': 4},
@@ -61,11 +63,22 @@ def make_data() -> None:
         pack_folder(DEMO / kind, DEMO / f'{kind}.lmdb')
 
 
-def train_all(spynet_path: Path, iterations: int, seeds: Sequence[int], jobs: int) -> dict[tuple[str, int], Path]:
+def flow_weights(spynet_path: Path | None) -> Path:
+    """The weights given, or those of a SpyNet trained on the demo clips' known motion, some minutes on a CPU."""
+    if spynet_path is None:
+        spynet_path = OWN_FLOW
+        error = train_spynet(DEMO, spynet_path)
+        print(f'{spynet_path}: end-point error {error:.3f} LR pixels on the held-out clips', flush=True)
+    return spynet_path
+
+
+def train_all(
+    spynet_path: Path | None, iterations: int, seeds: Sequence[int], jobs: int
+) -> dict[tuple[str, int], Path]:
     """Train every network with every seed, by BasicSR's own trainer; what is trained already is kept.
 
     Args:
-        spynet_path: The flow network's weights.
+        spynet_path: The flow network's weights; without, see `flow_weights`.
         iterations: Of each training.
         seeds: Of the trainings.
         jobs: Trainings at a time, of one thread each.
@@ -76,22 +89,33 @@ def train_all(spynet_path: Path, iterations: int, seeds: Sequence[int], jobs: in
     Raises:
         InputError: If a training fails, naming its log.
     """
+    spynet_path = flow_weights(spynet_path)
     runs = [(name, seed) for seed in seeds for name in NETWORKS]
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        folders = pool.map(lambda run: train(*run, spynet_path, iterations), runs)
-        return dict(zip(runs, folders))
+        folders = {run: pool.submit(train, *run, spynet_path, iterations) for run in runs}
+        try:
+            return {run: folder.result() for run, folder in folders.items()}
+        except InputError:
+            for folder in folders.values():
+                folder.cancel()
+            raise
 
 
 def train(name: str, seed: int, spynet_path: Path, iterations: int) -> Path:
     """Train one network, or go on with it; its experiment's folder."""
     experiment = f'compare_{name}_{iterations}_seed{seed}'
+    if name in WITH_FLOW and spynet_path == OWN_FLOW:
+        experiment += '_own_flow'
     folder = Path('experiments') / experiment
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    option_file = RESULTS / f'{experiment}.yml'
+    options = yaml.safe_dump(training_options(name, seed, experiment, spynet_path, iterations))
+    if folder.is_dir() and option_file.is_file() and option_file.read_text() != options:
+        raise InputError(f'{folder} was trained with other options than now; move it away, or {option_file}')
+    option_file.write_text(options)
     if (folder / 'models' / f'net_g_{iterations}.pth').is_file():
         print(f'{folder} is trained already', flush=True)
         return folder
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    option_file = RESULTS / f'{experiment}.yml'
-    option_file.write_text(yaml.safe_dump(training_options(name, seed, experiment, spynet_path, iterations)))
     log = RESULTS / f'{experiment}.log'
     command = [sys.executable, '-m', 'basicsr.train', '-opt', str(option_file), '--auto_resume']
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'passive'}
@@ -148,6 +172,7 @@ def benchmark_all(folders: Mapping[tuple[str, int], Path], iterations: int, vid4
             gt_root=gt_root,
             clip_names=clip_names,
             protocol=protocol,
+            profile=ProfileSettings(repeat=1) if name == 'demo' else None,  # the cost is the same
             title=f'Trained alike for {iterations} iterations: {name}',
             command=command,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 from collections.abc import Mapping
@@ -22,14 +23,19 @@ def check_network_options(where: str, options: Mapping) -> None:
     Raises:
         InputError: Naming `where`, and the nearest valid argument.
     """
-    if options.get('type') not in ARCH_REGISTRY:
-        raise InputError(f'{where}: there is no network {options.get("type")!r} in the registry.')
-    parameters = inspect.signature(ARCH_REGISTRY.get(options['type']).__init__).parameters.values()
+    kind = options.get('type')
+    known = {name for name, _ in ARCH_REGISTRY}
+    if kind not in known and f'{kind}_basicsr' not in known:  # under which the toolbox registers some
+        near = difflib.get_close_matches(str(kind), known, n=1, cutoff=0.5)
+        hint = f'; did you mean {near[0]!r}?' if near else '.'
+        raise InputError(f'{where}: there is no network {kind!r} in the registry{hint}')
+    network = ARCH_REGISTRY.get(kind if kind in known else f'{kind}_basicsr')
+    parameters = inspect.signature(network.__init__).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     names = [parameter.name for parameter in parameters if parameter.name != 'self']
     required = [p.name for p in parameters if p.name != 'self' and p.default is p.empty]
-    check_keys(f'{where}: {options["type"]}', options, ['type', *required], names)
+    check_keys(f'{where}: {kind}', options, ['type', *required], names)
 
 
 def load_weights(net: nn.Module, path: str | os.PathLike, param_key: str | None = None) -> None:

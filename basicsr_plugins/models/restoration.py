@@ -37,9 +37,11 @@ def input_type(net: nn.Module) -> str:
         `sequence`: (b, t, 3, h, w) -> (b, t, 3, s * h, s * w). `window`: (b, n, 3, h, w) -> (b, 3, s * h, s * w), the
         centre frame. `image`: (b, 3, h, w) -> (b, 3, s * h, s * w).
     """
+    if hasattr(net, 'input_type'):
+        return net.input_type
     if type(net).__module__.startswith('basicsr.'):
         return TOOLBOX_VIDEO_NETWORKS.get(type(net).__name__, 'image')
-    return getattr(net, 'input_type', 'sequence')
+    return 'sequence'
 
 
 def restore_frames(

@@ -159,6 +159,11 @@ class VSRModel(VideoRecurrentModel):
     def _fit_sample_to_network(self) -> None:
         net = self.get_bare_model(self.net_g)
         kind = input_type(net)
+        if kind == 'sequence' and self.gt.dim() != 5:
+            raise InputError(
+                f'{type(net).__name__} restores every frame, but the samples have GT of the centre frame only; '
+                'Vimeo90KDataset is for sliding-window networks, Vimeo90KRecurrentDataset for recurrent ones.'
+            )
         if kind == 'window':
             self.lq = prepare_windows(net, self.lq, self.opt['scale'])
             if self.gt.dim() == 5:
@@ -245,6 +250,11 @@ class VSRModel(VideoRecurrentModel):
     def _validate_clip(self, clip: Mapping, dataset_opt: Mapping, current_iter: int | str, save_img: bool) -> None:
         """Restore a clip frame after frame; each is measured and written before the next one is made."""
         lqs, gts = clip['lq'], clip.get('gt')
+        if isinstance(gts, Tensor) and gts.dim() == 3:
+            raise InputError(
+                f'datasets: {dataset_opt["name"]}: clips with GT of the centre frame only cannot be measured here; '
+                'VSRTestDataset reads whole clips.'
+            )
         names = clip.get('frames') or [f'{i:08d}' for i in range(len(lqs))]
         metrics = self.opt['val'].get('metrics') or {}
         center_only = self.opt['val'].get('center_frame_only', False)

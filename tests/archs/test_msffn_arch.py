@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -228,6 +229,33 @@ def test_a_batch_is_its_windows_one_by_one():
     net = shaken(MSFFN(**SMALL, num_frame=3))
     frames = torch.rand(3, 3, 3, 8, 9)
     torch.testing.assert_close(net(frames), torch.cat([net(one.unsqueeze(0)) for one in frames]))
+
+
+@torch.no_grad()
+def test_alignment_starts_as_the_identity():
+    alignment = MDDAlignment(8, num_mdrb=1, deform_groups=2)
+    support, feat = torch.randn(1, 8, 9, 10), torch.randn(1, 8, 9, 10)
+    torch.testing.assert_close(alignment(support, feat), support)
+
+
+def test_supporting_frames_count_from_the_start(shared):
+    """On real frames the mask is open at the paper's size, and what lies behind it learns nearly as without it."""
+    paths = sorted((shared / 'data' / 'Vid4' / 'BIx4' / 'calendar').iterdir())[:3]
+    frames = [torch.from_numpy(cv2.imread(str(path))[40:72, 40:72, ::-1].copy()) for path in paths]
+    frames = torch.stack(frames).permute(0, 3, 1, 2)[None] / 255
+    gradients = {}
+    for attention in (True, False):
+        torch.manual_seed(0)
+        net = MSFFN(num_frame=3, num_block=2, attention=attention)
+        net(frames).sub(frames[:, 1].mean()).abs().mean().backward()
+        layers = {'condition': net.condition[0], 'alignment': net.alignment.deform_conv}
+        gradients[attention] = {name: layer.weight.grad.abs().mean() for name, layer in layers.items()}
+    with torch.no_grad():
+        feats = [net.extract_features(frames[:, i]) for i in range(3)]
+        mask = similarity_mask(feats[1], net.alignment(feats[0], feats[1]))
+    assert mask.mean() > 0.01
+    for name, gradient in gradients[True].items():
+        assert gradient > gradients[False][name] / 100
 
 
 def test_every_parameter_learns():

@@ -1,0 +1,495 @@
+"""The runner: what it measures, what it does with networks that fail, and what it measures again."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.metrics import calculate_psnr, calculate_ssim
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+from torch.nn import functional as F
+
+from basicsr_plugins.benchmark import runner
+from basicsr_plugins.benchmark.clips import open_clips
+from basicsr_plugins.benchmark.evaluation import Protocol, choose_view, evaluate_clip
+from basicsr_plugins.benchmark.networks import NetworkEntry
+from basicsr_plugins.benchmark.runner import KILLED, Benchmark, ProfileSettings, run_benchmark
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.metrics.tof import calculate_tof
+
+from .conftest import LENGTHS, SIZES
+
+CHEAP = ProfileSettings((8, 8), num_frame=1, repeat=1)
+
+
+# ------------------------------------------------------------------------------------- networks that do what tests want
+
+
+class Upsampler(nn.Module):
+    """Bilinear upsampling with a gain; writes down every frame that it sees."""
+
+    input_type = 'image'
+
+    def __init__(self, gain: float = 1.0, log: str = os.devnull):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(float(gain)))
+        self.log = log
+
+    def forward(self, x):
+        with open(self.log, 'a') as file:
+            file.write(f'{x.shape[2]}x{x.shape[3]}\n')
+        return self.gain * F.interpolate(x, scale_factor=4, mode='bilinear')
+
+
+@ARCH_REGISTRY.register()
+class UpsamplerForTest(Upsampler):
+    pass
+
+
+@ARCH_REGISTRY.register()
+class WrongSizeForTest(Upsampler):
+    def forward(self, x):
+        return super().forward(x)[..., 2:]
+
+
+@ARCH_REGISTRY.register()
+class RaisingForTest(Upsampler):
+    def forward(self, x):
+        super().forward(x)
+        raise RuntimeError('no\nsuch luck')
+
+
+@ARCH_REGISTRY.register()
+class OutOfMemoryForTest(Upsampler):
+    def forward(self, x):
+        return torch.empty(10**15)
+
+
+@ARCH_REGISTRY.register()
+class KilledForTest(Upsampler):
+    def forward(self, x):
+        super().forward(x)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@ARCH_REGISTRY.register()
+class FailingOnBForTest(Upsampler):
+    """Fails on frames of the width of clip b, unless the file `mend` is there."""
+
+    def __init__(self, mend: str, **arguments):
+        super().__init__(**arguments)
+        self.mend = mend
+
+    def forward(self, x):
+        if x.shape[3] == SIZES['b'][1] // 4 and not os.path.exists(self.mend):
+            raise RuntimeError('b is too wide')
+        return super().forward(x)
+
+
+@ARCH_REGISTRY.register()
+class FailingOnProfileForTest(Upsampler):
+    def forward(self, x):
+        if x.shape[2:] == CHEAP.size:
+            raise RuntimeError('too small')
+        return super().forward(x)
+
+
+@ARCH_REGISTRY.register()
+class UncountableForTest(Upsampler):
+    """Runs on the CPU alone, so that multiply-adds cannot be counted without data."""
+
+    def forward(self, x):
+        return super().forward(x + torch.zeros(x.shape))
+
+
+@ARCH_REGISTRY.register()
+class LosingFramesForTest(nn.Module):
+    """A recurrent network that restores `change` frames more than the clip has."""
+
+    def __init__(self, change: int):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        frames = F.interpolate(x[0], scale_factor=4)
+        return torch.cat([frames, frames])[None, : x.shape[1] + self.change]
+
+
+@dataclasses.dataclass
+class Entry(NetworkEntry):
+    """Its class brings this module, and with it the networks above, into the process that runs them."""
+
+
+def entry(name, kind, **arguments):
+    return Entry(name, {'type': f'{kind}ForTest', **arguments})
+
+
+# -------------------------------------------------------------------------------------------------- what is measured
+
+
+def restored(net, test_set, clip, num_frame):
+    """Frames of an image network, (h, w, 3), BGR, uint8, by the shortest way; and GT."""
+    images, gts = [], []
+    for i in range(num_frame):
+        lq, gt = (cv2.imread(str(test_set / kind / clip / f'{i:08d}.png')) for kind in ('BIx4', 'GT'))
+        x = torch.from_numpy(lq[..., ::-1] / np.float32(255)).permute(2, 0, 1)[None]
+        y = net(x)[0].detach().clamp(0, 1).numpy()
+        images.append((y * np.float32(255)).round().astype(np.uint8).transpose(1, 2, 0)[..., ::-1])
+        gts.append(gt)
+    return images, gts
+
+
+@pytest.mark.parametrize(
+    ('protocol', 'counted'),
+    [
+        (Protocol(), range(0, 7)),
+        (Protocol(y_channel=False), range(0, 7)),
+        (Protocol(crop_border=5), range(0, 7)),
+        (Protocol(inner_frames=True), range(2, 5)),
+        (Protocol(max_frames=4), range(0, 4)),
+        (Protocol(y_channel=False, crop_border=3, inner_frames=True, max_frames=6), range(2, 4)),
+    ],
+)
+def test_values_are_the_metrics_of_the_frames_that_count(test_set, tmp_path, protocol, counted):
+    net = Upsampler(gain=0.9)
+    clip = open_clips(test_set / 'BIx4', test_set / 'GT', 4)[1]
+    seen = []
+    values = evaluate_clip(
+        net.eval(), clip, protocol, choose_view(clip, protocol), tmp_path / 'x', lambda: seen.append(1)
+    )
+
+    images, gts = restored(net, test_set, 'b', counted.stop)
+    options = {'crop_border': protocol.crop_border, 'test_y_channel': protocol.y_channel}
+    for name, metric in (('psnr', calculate_psnr), ('ssim', calculate_ssim)):
+        assert values[name] == pytest.approx(np.mean([metric(images[i], gts[i], **options) for i in counted]), abs=1e-9)
+    images, gts = (frames[counted.start : counted.stop] for frames in (images, gts))
+    assert values['tof'] == pytest.approx(calculate_tof(images, gts, protocol.crop_border), abs=1e-9)
+    assert values['tof'] > 0
+    assert len(seen) == protocol.num_frame(clip)
+
+
+def test_one_frame_has_no_motion(test_set, tmp_path):
+    clip = open_clips(test_set / 'BIx4', test_set / 'GT', 4)[0]
+    protocol = Protocol(inner_frames=True)  # of 5 frames one counts
+    values = evaluate_clip(Upsampler().eval(), clip, protocol, choose_view(clip, protocol), tmp_path / 'x')
+    assert values['tof'] is None
+    assert 10 < values['psnr'] < 50
+
+
+def test_pictures_show_frame_crop_and_course_of_a_line(test_set, tmp_path):
+    net = Upsampler(gain=0.9).eval()
+    clip = open_clips(test_set / 'BIx4', test_set / 'GT', 4)[1]
+    view = choose_view(clip, Protocol(max_frames=5))
+    evaluate_clip(net, clip, Protocol(max_frames=5), view, tmp_path / 'x')
+    images, _ = restored(net, test_set, 'b', 5)
+    frame, crop, profile = (cv2.imread(str(tmp_path / f'x_{kind}.png')) for kind in ('frame', 'crop', 'profile'))
+    top, left, height, width = view.window
+    assert view.index == 2
+    assert (height, width) == (48 // 6, 80 // 6)
+    np.testing.assert_array_equal(frame, images[2])
+    np.testing.assert_array_equal(crop, images[2][top : top + height, left : left + width])
+    np.testing.assert_array_equal(profile, np.stack([image[top + height // 2] for image in images]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['x_crop.png', 'x_frame.png', 'x_profile.png']
+
+
+@pytest.mark.parametrize(
+    ('net', 'message'),
+    [
+        (WrongSizeForTest(), r'a frame of the output is \(3, 48, 62\), but one of GT is \(3, 48, 64\)'),
+        (LosingFramesForTest(-2), 'the output has 3 frames, but the clip has 5'),
+        (LosingFramesForTest(1), 'the output has more than the 5 frames of the clip'),
+    ],
+)
+def test_an_output_of_another_shape(test_set, tmp_path, net, message):
+    clip = open_clips(test_set / 'BIx4', test_set / 'GT', 4)[0]
+    with pytest.raises(InputError, match=message):
+        evaluate_clip(net.eval(), clip, Protocol(), choose_view(clip, Protocol()), tmp_path / 'x')
+
+
+# -------------------------------------------------------------------------------------------- networks that fail
+
+
+@pytest.fixture
+def benchmark(test_set, tmp_path):
+    return Benchmark(tmp_path / 'out', [], test_set / 'BIx4', test_set / 'GT', profile=CHEAP, title='test')
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Networks run in this process: to start one of their own takes seconds."""
+    monkeypatch.setattr(runner._Workers, 'run', lambda self, failure, job, *arguments: job(*arguments))
+
+
+def frames_seen(path):
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def test_a_network_that_fails_is_a_row_with_its_reason_and_others_go_on(benchmark, tmp_path):
+    mend = tmp_path / 'mend'
+    entries = [
+        entry('wrong size', 'WrongSize'),
+        entry('raising', 'Raising', log=str(tmp_path / 'raising')),
+        entry('out of memory', 'OutOfMemory'),
+        entry('killed', 'Killed'),
+        entry('failing on b', 'FailingOnB', mend=str(mend), log=str(tmp_path / 'b')),
+        entry('failing on profile', 'FailingOnProfile'),
+        entry('uncountable', 'Uncountable'),
+        entry('good', 'Upsampler', log=str(tmp_path / 'good')),
+    ]
+    benchmark = dataclasses.replace(benchmark, entries=entries)
+    results = run_benchmark(benchmark)
+    rows = {row['name']: row for row in results['rows']}
+    assert list(rows) == ['Bicubic', *(one.name for one in entries)]
+
+    sizes = 'a: a frame of the output is (3, 48, 62), but one of GT is (3, 48, 64); '
+    sizes += 'b: a frame of the output is (3, 48, 78), but one of GT is (3, 48, 80)'
+    assert rows['wrong size']['error'] == sizes
+    assert rows['raising']['error'] == 'RuntimeError: no such luck'
+    assert rows['out of memory']['error'].startswith('out of memory (')
+    assert rows['killed']['error'] == KILLED
+    assert rows['failing on b']['error'] == 'b: RuntimeError: b is too wide'
+    assert rows['failing on profile']['error'] == 'cost: RuntimeError: too small'
+
+    for name in ('wrong size', 'raising', 'out of memory', 'killed'):
+        assert rows[name]['clips'] == rows[name]['average'] == {}
+        assert rows[name]['seconds_per_frame'] is rows[name]['peak_memory'] is None  # what needs no run is known
+    # it does not go on after it failed; its multiply-adds are tried to be counted, and it is not timed
+    assert frames_seen(tmp_path / 'raising') == ['12x16', '12x20', '8x8']
+
+    good = rows['good']
+    assert rows['failing on b']['clips'] == {'a': good['clips']['a']}  # all are the same upsampling
+    assert rows['failing on b']['average'] == {}
+    assert rows['failing on profile']['clips'] == good['clips']
+    assert rows['Bicubic']['error'] is good['error'] is None
+    for name, value in good['average'].items():
+        assert value == pytest.approx(np.mean([good['clips'][clip][name] for clip in 'ab']), abs=1e-12)
+    assert good['params'] == 1
+    assert good['seconds_per_frame'] > 0
+    assert good['macs'] == 32 * 32 * 3 * 4  # bilinear samples
+    uncountable = rows['uncountable']
+    assert uncountable['macs'] is uncountable['error'] is None
+    assert uncountable['params'] == 1
+    assert uncountable['seconds_per_frame'] > 0
+    assert any(note.startswith('uncountable: ') and 'cannot be counted' in note for note in results['methods_note'])
+    assert set(results['pictures']['a']['methods']) >= {'Bicubic', 'good', 'GT'}
+    assert 'killed' not in results['pictures']['a']['methods']
+    for name in ('results.json', 'results.csv', 'report.html'):
+        assert (benchmark.out / name).is_file()
+
+    # again, when the reason is gone: what failed is tried again, and nothing else
+    seen = frames_seen(tmp_path / 'good')
+    assert seen[:12] == ['12x16'] * 5 + ['12x20'] * 7
+    mend.touch()
+    results = run_benchmark(dataclasses.replace(benchmark, entries=entries[4:]))
+    again = {row['name']: row for row in results['rows']}
+    assert again['failing on b']['error'] is None
+    assert again['failing on b']['average'] == again['good']['average'] == good['average']
+    assert again['failing on b']['params'] == 1
+    assert again['good'] == good
+    assert frames_seen(tmp_path / 'good') == seen
+    assert [size for size in frames_seen(tmp_path / 'b') if size != '8x8'] == seen[:12]  # 8x8 is for its cost
+
+    # where cost is not asked for, its failure is none
+    results = run_benchmark(dataclasses.replace(benchmark, entries=entries[5:6], profile=None))
+    assert [row['error'] for row in results['rows']] == [None, None]
+    assert results['rows'][1]['average'] == good['average']
+
+
+# ------------------------------------------------------------------------------------------- what is measured again
+
+
+class TestKeys:
+    """The name of the results says what they depend on."""
+
+    @pytest.fixture
+    def checkpoint(self, tmp_path):
+        path = tmp_path / 'w.pth'
+        torch.save(Upsampler(0.5).state_dict(), path)
+        return path
+
+    @pytest.mark.parametrize(
+        'changes',
+        [
+            {'y_channel': False},
+            {'crop_border': 4},
+            {'inner_frames': True},
+            {'max_frames': 3},
+            {'padding': 'replicate'},
+            {'scale': 2},
+        ],
+    )
+    def test_another_protocol(self, benchmark, changes):
+        other = dataclasses.replace(benchmark, protocol=dataclasses.replace(benchmark.protocol, **changes))
+        net = entry('net', 'Upsampler')
+        assert benchmark.key(net) != other.key(net)
+
+    def test_other_arguments_and_another_name(self, benchmark):
+        keys = [
+            benchmark.key(one)
+            for one in (
+                entry('net', 'Upsampler'),
+                entry('net', 'Upsampler', gain=2),
+                entry('net', 'Raising'),
+                entry('net2', 'Upsampler'),
+                entry('net/2', 'Upsampler'),
+                entry('net 2', 'Upsampler'),
+            )
+        ]
+        assert len(set(keys)) == 6
+        assert not any(set(key) & set('/ ') for key in keys)
+
+    def test_other_clips(self, benchmark, tmp_path):
+        (tmp_path / 'elsewhere').symlink_to(benchmark.gt_root)
+        net = entry('net', 'Upsampler')
+        assert benchmark.key(net) != dataclasses.replace(benchmark, gt_root=tmp_path / 'elsewhere').key(net)
+
+    def test_what_does_not_change_a_result(self, benchmark):
+        net = entry('net', 'Upsampler')
+        other = dataclasses.replace(benchmark, title='other', command='other', clip_names=['a'], published=['x.csv'])
+        assert benchmark.key(net) == other.key(net)
+
+    def test_a_checkpoint_that_was_trained_on(self, benchmark, checkpoint):
+        net = Entry('net', {'type': 'UpsamplerForTest'}, str(checkpoint))
+        keys = {benchmark.key(entry('net', 'Upsampler')), benchmark.key(net)}
+        keys.add(benchmark.key(dataclasses.replace(net, param_key='params')))
+        torch.save(Upsampler(0.25).state_dict(), checkpoint)
+        os.utime(checkpoint, ns=(1, 1))
+        keys.add(benchmark.key(net))
+        assert len(keys) == 4
+
+    def test_cost_depends_on_its_settings(self, benchmark):
+        net = entry('net', 'Upsampler')
+        others = [
+            dataclasses.replace(benchmark, profile=dataclasses.replace(CHEAP, **changes))
+            for changes in ({'size': (8, 12)}, {'num_frame': 2}, {'repeat': 2})
+        ]
+        assert len({one.profile_part(net) for one in (benchmark, *others)}) == 4
+        assert len({one.clip_part(net, 'a') for one in (benchmark, *others)}) == 1
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_only_what_changed_is_measured_again(benchmark, tmp_path):
+    path, log = tmp_path / 'w.pth', tmp_path / 'log'
+    torch.save({'params': Upsampler(0.8).state_dict()}, path)
+    net = Entry('net', {'type': 'UpsamplerForTest', 'log': str(log)}, str(path))
+    benchmark = dataclasses.replace(benchmark, entries=[net], profile=CHEAP, clip_names=['a'])
+    first = run_benchmark(benchmark)
+    profiled = frames_seen(log)[5:]
+    assert set(profiled) == {'8x8'}
+
+    both = run_benchmark(dataclasses.replace(benchmark, clip_names=[]))  # a clip more
+    assert both['clips'] == ['a', 'b']
+    assert frames_seen(log)[5:] == profiled + ['12x20'] * 7
+    assert [row['clips']['a'] for row in both['rows']] == [row['clips']['a'] for row in first['rows']]
+
+    torch.save({'params': Upsampler(0.7).state_dict()}, path)
+    os.utime(path, ns=(1, 1))
+    trained_on = run_benchmark(benchmark)
+    assert frames_seen(log) == ['12x16'] * 5 + profiled + ['12x20'] * 7 + ['12x16'] * 5 + profiled
+    assert trained_on['rows'][0] == first['rows'][0]
+    assert trained_on['rows'][1]['clips']['a']['psnr'] < first['rows'][1]['clips']['a']['psnr'] - 0.5
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_fresh_and_lost_pictures(benchmark, tmp_path, capsys):
+    log = tmp_path / 'log'
+    net = Entry('net', {'type': 'UpsamplerForTest', 'log': str(log)})
+    benchmark = dataclasses.replace(benchmark, entries=[net], profile=None, clip_names=['a'])
+    first = run_benchmark(benchmark)
+    seen = frames_seen(log)
+    assert len(seen) == 5
+    capsys.readouterr()
+    assert run_benchmark(benchmark)['rows'] == first['rows']
+    assert 'took 2 results of an earlier run' in capsys.readouterr().out
+    assert frames_seen(log) == seen
+
+    (benchmark.out / first['pictures']['a']['methods']['net']['crop']).unlink()
+    assert run_benchmark(benchmark)['pictures'] == first['pictures']
+    assert frames_seen(log) == 2 * seen
+    assert run_benchmark(dataclasses.replace(benchmark, fresh=True))['rows'] == first['rows']
+    assert frames_seen(log) == 3 * seen
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_documents_agree(benchmark, tmp_path):
+    table = tmp_path / 'published.csv'
+    table.write_text('source,method,a_psnr,avg_psnr\na paper,Theirs,31.25,31.25\n')
+    net = entry('Näme/with "all", kinds', 'Upsampler', gain=0.9)
+    benchmark = dataclasses.replace(benchmark, entries=[net], clip_names=['a'], published=[str(table)])
+    results = run_benchmark(benchmark)
+    assert json.loads((benchmark.out / 'results.json').read_text()) == json.loads(json.dumps(results))
+    assert [row['name'] for row in results['rows']] == ['Bicubic', net.name, 'Theirs']
+    assert [row['random_weights'] for row in results['rows']] == [False, True, False]
+    with open(benchmark.out / 'results.csv', newline='') as file:
+        lines = list(csv.DictReader(file))
+    assert [(line['method'], line['clip']) for line in lines] == [
+        (name, clip) for name in ('Bicubic', net.name, 'Theirs') for clip in ('a', 'average')
+    ]
+    for row, line in zip((row for row in results['rows'] for _ in range(2)), lines):
+        values = row['average'] if line['clip'] == 'average' else row['clips']['a']
+        for metric in ('psnr', 'ssim', 'tof'):
+            assert line[metric] == ('' if values.get(metric) is None else repr(values[metric]))
+        assert line['published'] == str(row['published'])
+    assert float(lines[4]['psnr']) == 31.25
+    for methods in results['pictures']['a']['methods'].values():
+        for path in methods.values():
+            assert cv2.imread(str(benchmark.out / path)) is not None
+    assert list(results['pictures']['a']['methods']) == ['Bicubic', net.name, 'GT']
+    assert not list(benchmark.out.rglob('*tmp*'))
+
+
+# ------------------------------------------------------------------------------------------- what cannot be run
+
+
+def test_bicubic_is_first_and_once(benchmark):
+    given = Entry('Bicubic', {'type': 'Bicubic', 'scale': 4})
+    benchmark = dataclasses.replace(benchmark, entries=[entry('net', 'Upsampler'), given])
+    assert [one.name for one in benchmark.rows()] == ['Bicubic', 'net']
+
+
+@pytest.mark.parametrize(
+    ('entries', 'message'),
+    [
+        ([entry('x', 'Upsampler'), entry('x', 'Raising')], 'two networks are called x'),
+        ([entry('Bicubic', 'Upsampler')], 'two networks are called Bicubic'),
+        ([entry('GT', 'Upsampler')], 'no network may be called GT'),
+        ([Entry('x', {'type': 'UpsamplerForTest'}, 'nothing.pth')], 'x: there is no checkpoint nothing.pth'),
+    ],
+)
+def test_networks_that_cannot_be_a_table(benchmark, entries, message):
+    with pytest.raises(InputError, match=message):
+        run_benchmark(dataclasses.replace(benchmark, entries=entries))
+    assert not benchmark.out.exists()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'clip_names': ['a', 'nope']}, 'there is no clip nope in .*; there are a, b'),
+        ({'protocol': Protocol(inner_frames=True, max_frames=4)}, 'clip a has 4 frames: none is left'),
+        ({'protocol': Protocol(crop_border=19)}, 'clip a: GT is 64x48, of which a border of 19 px leaves less than'),
+        ({'published': ['nothing.csv']}, 'nothing.csv: No such file'),
+    ],
+)
+def test_what_leaves_nothing_to_measure(benchmark, changes, message):
+    with pytest.raises(InputError, match=message):
+        run_benchmark(dataclasses.replace(benchmark, **changes))
+    assert not benchmark.out.exists()
+
+
+def test_a_folder_of_results_that_cannot_be_made(benchmark, tmp_path):
+    (tmp_path / 'out').write_text('mine')
+    with pytest.raises(InputError, match=r'folder of the results, .*out/parts, cannot be made: Not a directory'):
+        run_benchmark(benchmark)
+    assert (tmp_path / 'out').read_text() == 'mine'
+
+
+def test_the_largest_border_that_leaves_enough(benchmark):
+    protocol = Protocol(crop_border=18)  # 48 - 2 * 18 = 12
+    assert [clip.name for clip in dataclasses.replace(benchmark, protocol=protocol).clips()] == list(LENGTHS)

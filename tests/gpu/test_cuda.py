@@ -1,0 +1,90 @@
+"""What only a GPU can show; everything here skips without one. `scripts/gpu_suite.sh` runs it there."""
+
+import pytest
+import torch
+from basicsr.archs import build_network
+
+from basicsr_plugins.benchmark.machine import PeakMemory
+from basicsr_plugins.benchmark.profile import seconds_per_frame
+from basicsr_plugins.models.restoration import restore_frames
+from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+
+NETWORKS = {
+    'EFAR': {'num_feat': 16, 'num_block': 2},
+    'MSFFN': {'num_feat': 16, 'num_frame': 3, 'num_mdrb': 1, 'num_block': 2},
+    'BasicVSR': {'num_feat': 16, 'num_block': 2},
+    'EDVR': {'num_feat': 16, 'num_frame': 3, 'num_extract_block': 1, 'num_reconstruct_block': 1},
+    'Bicubic': {},
+}
+
+
+def build(name):
+    torch.manual_seed(0)
+    net = build_network({'type': name, **NETWORKS[name]}).eval()
+    for parameter in net.parameters():  # alignment that does something
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return net
+
+
+@pytest.fixture(autouse=True)
+def _float32_is_float32():
+    """TF32 has 10 bits of mantissa: not what these tests compare."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', sorted(NETWORKS))
+def test_networks_give_what_they_give_on_the_cpu(name):
+    net = build(name)
+    frames = torch.rand(3, 3, 40, 52)
+    expected = torch.stack(list(restore_frames(net, frames)))
+    restored = torch.stack(list(restore_frames(net.cuda(), frames.cuda())))
+    assert restored.is_cuda
+    torch.testing.assert_close(restored.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('backend', ['torchvision', 'pytorch', 'mmcv'])
+def test_deformable_convolution_with_gradients(backend):
+    if backend not in available_backends():
+        pytest.skip(f'{backend} is not installed')
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 8, 11, 13), (2, 36, 11, 13), (2, 18, 11, 13), (8, 8, 3, 3), (8,))
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+    results = {}
+    for device in ('cpu', 'cuda'):
+        leaves = [tensor.to(device).requires_grad_() for tensor in inputs]
+        chosen = backend if device == 'cuda' else 'pytorch'
+        output = modulated_deform_conv2d(*leaves, padding=1, deform_groups=2, backend=chosen)
+        results[device] = [output, *torch.autograd.grad(output.square().sum(), leaves)]
+    for ours, expected in zip(results['cuda'], results['cpu']):
+        torch.testing.assert_close(ours.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_auto_is_torchvision():
+    assert select_backend(torch.device('cuda')) == 'torchvision'
+
+
+def test_training_lowers_the_loss():
+    net = build('EFAR').cuda().train()
+    lq, gt = torch.rand(1, 3, 3, 32, 32).cuda(), torch.rand(1, 3, 3, 128, 128).cuda()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    losses = []
+    for _ in range(10):
+        loss = (net(lq) - gt).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_cost_is_measured():
+    with PeakMemory('cuda') as memory:
+        torch.empty(100 << 20, dtype=torch.uint8, device='cuda').fill_(1)
+    assert memory.bytes == pytest.approx(100 << 20, rel=0.05)
+    assert 0 < seconds_per_frame(build('EFAR').cuda(), (64, 64), 3, 2) < 10
