@@ -19,10 +19,10 @@ import torch
 
 from basicsr_plugins.benchmark.clips import find_roots
 from basicsr_plugins.benchmark.evaluation import Protocol
-from basicsr_plugins.benchmark.networks import parse_network, read_network_list
 from basicsr_plugins.benchmark.report import terminal_table
 from basicsr_plugins.benchmark.runner import Benchmark, ProfileSettings, run_benchmark
 from basicsr_plugins.errors import InputError, run_script
+from basicsr_plugins.models.entries import parse_network, read_network_list
 from basicsr_plugins.models.restoration import PADDING_MODES
 
 

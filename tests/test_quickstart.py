@@ -13,6 +13,8 @@ from basicsr_plugins.benchmark import quickstart
 from basicsr_plugins.benchmark.comparison import comparison_sheet, comparison_table, most_different, read_metrics
 from basicsr_plugins.data.demo_data import CLIPS, HELD_OUT
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference import load_network
+from basicsr_plugins.inference.video import open_source
 
 PROJECT = Path(__file__).resolve().parents[1]
 TOOLS = ('bash', 'cat', 'dirname', 'env', 'grep', 'ls', 'rm', 'tail', 'tee')
@@ -118,6 +120,7 @@ def finished(tmp_path, monkeypatch):
     clips = [clip for clip in CLIPS if clip.name in HELD_OUT]
     monkeypatch.setattr(quickstart, 'make_demo_data', lambda root: None)
     monkeypatch.setattr(quickstart, 'pack_folder', lambda *_: None)
+    monkeypatch.setattr(quickstart, 'load_network', lambda *_: load_network(None, 'Bicubic'))
     monkeypatch.setattr(quickstart, 'load_motion', lambda root, name: {'num_frame': 4})
     for clip in clips:
         for kind, size in (('GT', (32, 64)), ('BIx4', (8, 16))):
@@ -155,8 +158,11 @@ def test_results_are_printed_and_their_paths_last(finished, capsys):
     assert quickstart.quickstart() == 0
     lines = capsys.readouterr().out.splitlines()
     assert any('holds the trained network; --fresh' in line for line in lines)
-    assert lines[-4:] == ['results/quickstart/table.txt', *(f'results/quickstart/{clip}.png' for clip in HELD_OUT)]
-    assert all(Path(line).is_file() for line in lines[-4:])
+    films = ['000.mp4', '000_bicubic_and_EFAR.mp4']
+    names = ['table.txt', *(f'{clip}.png' for clip in HELD_OUT), *films]
+    assert lines[-6:] == [f'results/quickstart/{name}' for name in names]
+    assert all(Path(line).is_file() for line in lines[-6:])
+    assert [open_source(f'results/quickstart/{name}').size for name in films] == [(32, 64), (32, 128)]
     assert '+0.50 dB' in Path('results/quickstart/table.txt').read_text()
 
 

@@ -30,7 +30,6 @@ from tqdm import tqdm
 from basicsr_plugins.benchmark.clips import BenchmarkClip, open_clips
 from basicsr_plugins.benchmark.evaluation import METRICS, Protocol, choose_view, evaluate_clip, write_gt_pictures
 from basicsr_plugins.benchmark.machine import describe_machine, describe_versions, git_commit
-from basicsr_plugins.benchmark.networks import NetworkEntry, bicubic
 from basicsr_plugins.benchmark.profile import (
     MACS_METHOD,
     MEMORY_METHOD,
@@ -44,6 +43,7 @@ from basicsr_plugins.benchmark.published import read_published
 from basicsr_plugins.benchmark.report import write_csv, write_report, write_text
 from basicsr_plugins.data.meta_info import write_file
 from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.models.entries import NetworkEntry, bicubic
 
 KILLED = 'its process was killed, most likely for lack of memory'
 

@@ -20,12 +20,12 @@ import yaml
 from basicsr_plugins.benchmark.clips import find_roots
 from basicsr_plugins.benchmark.evaluation import Protocol
 from basicsr_plugins.benchmark.flow_training import train_spynet
-from basicsr_plugins.benchmark.networks import NetworkEntry
 from basicsr_plugins.benchmark.report import terminal_table
 from basicsr_plugins.benchmark.runner import Benchmark, ProfileSettings, run_benchmark
 from basicsr_plugins.data.demo_data import HELD_OUT, make_demo_data
 from basicsr_plugins.data.lmdb_store import pack_folder
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.models.entries import NetworkEntry
 
 OPTIONS = Path('options/train_EFAR_demo.yml')
 DEMO = Path('datasets/demo')

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from basicsr_plugins.archs.bicubic_arch import Bicubic
-from basicsr_plugins.benchmark.networks import NetworkEntry, parse_network, read_entry
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.engine import UpscaleSettings, upscale_frames
 from basicsr_plugins.inference.media import Source, Target, VideoSettings
 from basicsr_plugins.inference.video import open_source, open_target
+from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
 
 AUTO_TILE = 320  # LR pixels
 LARGEST_UNTILED = 640 * 480  # LR pixels; the features of larger frames at four times their size take many GB

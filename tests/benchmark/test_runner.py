@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from basicsr_plugins.benchmark import runner
 from basicsr_plugins.benchmark.clips import open_clips
 from basicsr_plugins.benchmark.evaluation import Protocol, choose_view, evaluate_clip
-from basicsr_plugins.benchmark.networks import NetworkEntry
 from basicsr_plugins.benchmark.runner import KILLED, Benchmark, ProfileSettings, run_benchmark
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.metrics.tof import calculate_tof
+from basicsr_plugins.models.entries import NetworkEntry
 
 from .conftest import LENGTHS, SIZES
 

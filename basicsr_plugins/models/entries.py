@@ -1,4 +1,4 @@
-"""The networks that a benchmark compares: read from the command line, from a list in a file, from option files."""
+"""Which network: read from the command line, from a list in a file, from option files; built with its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPEC = re.compile(r'(?:(?P<name>[^=:@]+)=)?(?P<what>[^=:@]+)(?::(?P<arguments>[^
 
 @dataclass
 class NetworkEntry:
-    """A network to compare.
+    """A network to compare, or to upscale with.
 
     Args:
         name: Its name in the table.

@@ -1,4 +1,4 @@
-"""Networks of a benchmark: how they are named, and that their weights are the right ones."""
+"""Which network: how it is named, and that its weights are the right ones."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from basicsr_plugins.benchmark.networks import NetworkEntry, bicubic, parse_network, read_network_list
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.models.entries import NetworkEntry, bicubic, parse_network, read_network_list
 
 TINY = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1}
 
