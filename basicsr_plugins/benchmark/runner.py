@@ -305,7 +305,7 @@ def _reason_of_failure(job: Callable, *arguments) -> str | None:
 def _end_with_parent() -> None:
     """In the new process: end when the one that started it ends, be it by a kill; an interruption is told there."""
     warnings.filterwarnings('ignore')
-    get_root_logger(log_level=logging.ERROR)  # that weights are random says the row
+    get_root_logger().setLevel(logging.ERROR)  # that weights are random says the row
 
     def wait() -> None:
         multiprocessing.parent_process().join()
