@@ -61,7 +61,7 @@ setup(
     extras_require={
         'mmcv': ['mmcv>=2.0'],
         'demo': ['scikit-image'],
-        'dev': ['pytest', 'ruff==0.17.*', 'scikit-image', 'playwright'],
+        'dev': ['pytest', 'pytest-xdist', 'ruff==0.17.*', 'scikit-image', 'playwright'],
     },
     classifiers=[
         'Programming Language :: Python :: 3',

@@ -15,8 +15,8 @@ import torch
 
 from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.inference.engine import UpscaleSettings
+from basicsr_plugins.inference.film import auto_tile, load_network, upscale
 from basicsr_plugins.inference.media import VideoSettings
-from basicsr_plugins.inference.upscale import auto_tile, load_network, upscale
 from basicsr_plugins.inference.video import open_source
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -35,6 +35,7 @@ def parse_args():
     )
     group.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     group.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation')
+    group.add_argument('--scale', type=int, default=4, help='of TOFlow, whose frames are upsampled before')
     group = parser.add_argument_group('propagation')
     group.add_argument(
         '--mode', default='exact', choices=('exact', 'stream'), help='exact: as one pass over the whole film (default)'
@@ -45,7 +46,7 @@ def parse_args():
     group.add_argument('--tile-overlap', type=int, default=32, help='LR pixels')
     group.add_argument('--no-scene-cuts', action='store_true', help='propagate across cuts')
     group.add_argument('--state-dtype', default='float32', choices=('float32', 'float16'), help='of states on disk')
-    group.add_argument('--spool', type=Path, help="folder for temporary files; default: the system's")
+    group.add_argument('--spool', type=Path, help='folder for temporary files; default: beside the output')
     group = parser.add_argument_group('output')
     group.add_argument('--codec', default='h264', choices=('h264', 'hevc'))
     group.add_argument('--crf', type=float, default=18, help='quality, 0 (best) to 51')
@@ -53,6 +54,7 @@ def parse_args():
     group.add_argument('--pix-fmt', help='for example yuv444p; default: as the input has it')
     group.add_argument('--bit-depth', type=int, choices=(8, 16), help='of PNGs; default: as the input has it')
     group.add_argument('--fps', default='25', help='of a video made from images')
+    group.add_argument('--segment-frames', type=int, default=50, help='frames that an interruption may cost')
     group.add_argument('--compare', metavar='OUTPUT', help='write another output with bicubic at the left')
     group.add_argument('--resume', action='store_true', help='go on from what an interrupted run left')
     group.add_argument('--force', action='store_true', help='overwrite an output that is there')
@@ -71,6 +73,7 @@ def main():
         dtype=DTYPES[args.dtype],
         tile=tile_side(args),
         tile_overlap=args.tile_overlap,
+        scale=args.scale,
         scene_cuts=not args.no_scene_cuts,
     )
     video = VideoSettings(
@@ -80,9 +83,13 @@ def main():
         pix_fmt=args.pix_fmt,
         bit_depth=args.bit_depth,
         fps=args.fps,
+        segment_frames=args.segment_frames,
     )
-    for note in upscale(net, args.input, args.output, settings, video, args.resume, args.force, args.compare):
-        print(f'note: {note}', file=sys.stderr)
+    try:
+        upscale(net, args.input, args.output, settings, video, args.resume, args.force, args.compare)
+    except KeyboardInterrupt:
+        print('What is finished is kept; the same command with --resume goes on.', file=sys.stderr)
+        raise
     print(args.output)
 
 

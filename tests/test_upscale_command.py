@@ -14,8 +14,10 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.utils.matlab_functions import imresize
 
-from basicsr_plugins.inference.upscale import load_network, upscale
-from basicsr_plugins.inference.video import VideoSettings, open_source
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.film import load_network, upscale
+from basicsr_plugins.inference.images import ImageTarget
+from basicsr_plugins.inference.video import VideoSettings, VideoTarget, open_source
 
 from .conftest import PROJECT
 from .inference.test_video import decoded, duration, make_video, moving, packets
@@ -151,6 +153,92 @@ def test_compare(tmp_path, film):
     assert (frame[..., :256] - expected).abs().mean() < 0.01
     assert (frame[..., 256:] - expected).abs().mean() < 0.01
     assert packets(tmp_path / 'both.mp4', 'audio') == packets(film, 'audio')
+
+
+def test_compare_is_resumed_too(tmp_path, film, monkeypatch):
+    """Interrupted while frames are made, and interrupted after the comparison is complete but not the output."""
+    net = load_network(None, 'Bicubic')
+    options = {'compare': tmp_path / 'both.mp4', 'show_progress': False, 'video': VideoSettings(segment_frames=5)}
+    upscale(net, film, tmp_path / 'undisturbed.mp4', **{**options, 'compare': tmp_path / 'undisturbed_both.mp4'})
+
+    class Stop(Exception):
+        pass
+
+    original, written = VideoTarget._write, []
+
+    def stop_at_frame_8(self, index, frame):
+        written.append(index)
+        if index == 8:
+            raise Stop
+        original(self, index, frame)
+
+    monkeypatch.setattr(VideoTarget, '_write', stop_at_frame_8)
+    with pytest.raises(Stop):
+        upscale(net, film, tmp_path / 'out.mp4', **options)
+    assert sorted(path.name for path in tmp_path.glob('*.mp4')) == [
+        'film.mp4',
+        'undisturbed.mp4',
+        'undisturbed_both.mp4',
+    ]
+    monkeypatch.setattr(VideoTarget, '_write', original)
+
+    finish = VideoTarget._finish
+
+    def stop_at_the_output(self):
+        if self.path.name == 'out.mp4':
+            raise Stop
+        return finish(self)
+
+    monkeypatch.setattr(VideoTarget, '_finish', stop_at_the_output)
+    with pytest.raises(Stop):
+        upscale(net, film, tmp_path / 'out.mp4', resume=True, **options)
+    assert (tmp_path / 'both.mp4').is_file()
+    assert not (tmp_path / 'out.mp4').exists()
+    monkeypatch.setattr(VideoTarget, '_finish', finish)
+    notes = upscale(net, film, tmp_path / 'out.mp4', resume=True, **options)
+    assert notes == [f'{tmp_path / "both.mp4"} is there already and was kept.']
+    for ours, undisturbed in (('out', 'undisturbed'), ('both', 'undisturbed_both')):
+        assert packets(tmp_path / f'{ours}.mp4', 'video') == packets(tmp_path / f'{undisturbed}.mp4', 'video')
+    assert not list(tmp_path.glob('.*.parts'))
+
+
+@pytest.mark.parametrize('other', ['out.mp4', 'sub/../out.mp4'])
+def test_compare_is_not_the_output(tmp_path, film, other):
+    (tmp_path / 'sub').mkdir()
+    with pytest.raises(InputError, match='is the output itself'):
+        upscale(load_network(None, 'Bicubic'), film, tmp_path / 'out.mp4', compare=tmp_path / other, force=True)
+    assert not list(tmp_path.glob('*out.mp4*'))
+
+
+def test_another_film_or_network_is_not_mixed_in(tmp_path, monkeypatch):
+    frames = write_frames(tmp_path / 'frames', 6)
+    net = load_network(None, 'Bicubic')
+    original = ImageTarget._write
+
+    def stop(self, index, frame):
+        if index == 4:
+            raise KeyboardInterrupt
+        original(self, index, frame)
+
+    monkeypatch.setattr(ImageTarget, '_write', stop)
+    with pytest.raises(KeyboardInterrupt):
+        upscale(net, frames, tmp_path / 'out', show_progress=False)
+    monkeypatch.setattr(ImageTarget, '_write', original)
+    other = build_network({'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1}).eval()
+    with pytest.raises(InputError, match='--force'):
+        upscale(other, frames, tmp_path / 'out', resume=True, show_progress=False)
+    image = frames / '00000005.png'
+    image.write_bytes(image.read_bytes())  # as many bytes, written anew
+    with pytest.raises(InputError, match='--force'):
+        upscale(net, frames, tmp_path / 'out', resume=True, show_progress=False)
+
+
+def test_the_scale_is_the_networks(tmp_path):
+    frames = write_frames(tmp_path / 'frames', 2)
+    options = {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1, 'upscale': 2}
+    net = build_network({'type': 'EDSR', **options}).eval()
+    upscale(net, frames, tmp_path / 'out', show_progress=False)
+    assert cv2.imread(str(tmp_path / 'out' / '00000001.png')).shape == (96, 128, 3)
 
 
 def test_three_lines(tmp_path, film, checkpoint):

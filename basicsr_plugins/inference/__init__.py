@@ -4,7 +4,7 @@
 import basicsr  # noqa: F401
 
 from basicsr_plugins.inference.engine import UpscaleSettings, upscale_frames
+from basicsr_plugins.inference.film import load_network, upscale
 from basicsr_plugins.inference.media import VideoSettings
-from basicsr_plugins.inference.upscale import load_network, upscale
 
 __all__ = ['UpscaleSettings', 'VideoSettings', 'load_network', 'upscale', 'upscale_frames']

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from basicsr_plugins.models.restoration import run_sequence
+
 
 def restore_chunks(
     net: nn.Module, frames, length: int, overlap: int, blend: bool = False, skip: int = 0
@@ -46,5 +48,5 @@ def _restore_chunk(net: nn.Module, frames, seen: tuple[int, int], wanted: tuple[
     first, end = max(seen[0], 0), min(seen[1], len(frames))
     device = next((tensor.device for tensor in itertools.chain(net.parameters(), net.buffers())), None)
     clip = torch.stack([frames[i] for i in range(first, end)]).unsqueeze(0).to(device)
-    output = net(clip)[0, wanted[0] - first : min(wanted[1], end) - first]
+    output = run_sequence(net, clip)[0, wanted[0] - first : min(wanted[1], end) - first]
     return [frame.clone() for frame in output]  # so that the rest of the chunk is set free

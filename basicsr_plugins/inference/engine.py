@@ -231,9 +231,9 @@ def _checked(frames: Iterable[Tensor]) -> Iterator[Tensor]:
 def _steps(net: nn.Module, device: torch.device | None, settings: UpscaleSettings):
     run_tiles = TiledRunner(settings.tile, settings.tile_overlap) if settings.tile else run_whole
 
-    def run(function, *tensors):
+    def run(function, *tensors, flows=()):
         with _precision(device, settings.dtype):
-            return run_tiles(function, *tensors)
+            return run_tiles(function, *tensors, flows=flows)
 
     return steps_of(net, run)
 

@@ -83,7 +83,7 @@ class ImageSource(Source):
         self.exhausted = True
 
     def identity(self) -> dict:
-        listing = ''.join(f'{file.name}\n{file.stat().st_size}\n' for file in self.files)
+        listing = ''.join(f'{file.name}\n{file.stat().st_size}\n{file.stat().st_mtime_ns}\n' for file in self.files)
         return {'images': len(self.files), 'sha256': hashlib.sha256(listing.encode()).hexdigest()}
 
 

@@ -71,6 +71,9 @@ class VideoSettings:
         return rate
 
 
+COMPARED = 'compared'  # a file among the parts: the comparison beside the output is complete
+
+
 class Source:
     """Frames in order. Iterating yields (3, h, w) float32 tensors, RGB in [0, 1]; iterating again starts anew.
 
@@ -249,7 +252,7 @@ class Target:
 
     def _check_free(self) -> None:
         if os.path.lexists(self.path) and not self.force:
-            raise InputError(f'{self.path} is there already; overwrite it with force, or give another name.')
+            raise InputError(f'{self.path} is there already; overwrite it with --force, or give another name.')
         if not self.path.parent.is_dir():
             raise InputError(f'{self.path}: there is no folder {self.path.parent}.')
         output = os.path.realpath(self.path)
@@ -269,8 +272,8 @@ class Target:
         if self.parts.exists() and not resume:
             if not self.force:
                 raise InputError(
-                    f'{self.path}: an interrupted run left {self.parts}; go on from it with resume, '
-                    'or start over with force.'
+                    f'{self.path}: an interrupted run left {self.parts}; go on from it with --resume, '
+                    'or start over with --force.'
                 )
             shutil.rmtree(self.parts)
         if self.parts.exists():
@@ -283,13 +286,13 @@ class Target:
         try:
             left = json.loads(file.read_text(encoding='utf-8'))
         except ValueError:
-            raise InputError(f'{file} is damaged; start over with force.') from None
+            raise InputError(f'{file} is damaged; start over with --force.') from None
         wanted = json.loads(json.dumps(self._state))  # tuples become lists
         for key in sorted({*left, *wanted}):
             if left.get(key) != wanted.get(key):
                 raise InputError(
                     f'{self.path}: the interrupted run had another {key} ({left.get(key)}, now {wanted.get(key)}); '
-                    'resume with the same one, or start over with force.'
+                    'resume with the same one, or start over with --force.'
                 )
 
     def _move(self, finished: Path) -> None:

@@ -61,8 +61,12 @@ class EFARSteps:
         feat_neighbour = to_neighbour = None
         if 0 <= neighbour < len(clip):
             feat_neighbour, to_neighbour = clip.feat(neighbour), clip.flow(i, neighbour)
-        inputs = clip.frame(i), clip.feat(i), state, to_state, feat_neighbour, to_neighbour, extra
-        return self.run(propagation, *inputs)
+
+        def propagate(frame, feat, state, feat_neighbour, extra, to_state, to_neighbour):
+            return propagation(frame, feat, state, to_state, feat_neighbour, to_neighbour, extra)
+
+        inputs = clip.frame(i), clip.feat(i), state, feat_neighbour, extra
+        return self.run(propagate, *inputs, flows=(to_state, to_neighbour))
 
     def upsample(self, clip: Clip, i: int, backward_state: Tensor, forward_state: Tensor) -> Tensor:
         """The HR frame i, (1, 3, s * h, s * w), from its states."""
@@ -96,7 +100,8 @@ class BasicVSRSteps:
                 aligned = flow_warp(state.float(), flow.permute(0, 2, 3, 1)).to(state.dtype)
             return trunk(torch.cat((frame, aligned), dim=1))
 
-        return self.run(propagate, clip.frame(i), state, None if state is None else clip.flow(i, came_from))
+        flow = None if state is None else clip.flow(i, came_from)
+        return self.run(propagate, clip.frame(i), state, flows=(flow,))
 
     def upsample(self, clip: Clip, i: int, backward_state: Tensor, forward_state: Tensor) -> Tensor:
         return self.run(self._upsample, clip.frame(i), backward_state, forward_state)

@@ -8,6 +8,7 @@ not grow with the length of the film.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -64,11 +65,16 @@ class TiledRunner:
         self.tile = tile
         self.overlap = overlap
 
-    def __call__(self, function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
-        """As `function(*tensors)`; tensors (1, c, h, w) or None, result (1, c', s * h, s * w)."""
+    def __call__(self, function: Callable[..., Tensor], *tensors: Tensor | None, flows: tuple = ()) -> Tensor:
+        """As `function(*tensors, *flows)`, all (1, c, h, w) or None; result (1, c', s * h, s * w).
+
+        The border around a tile grows by the largest of the flows, in pixels: so far beyond the tile they reach.
+        """
         h, w = tensors[0].shape[-2:]
+        reach = max((math.ceil(float(flow.abs().max())) for flow in flows if flow is not None), default=0)
+        tensors = (*tensors, *flows)
         whole = None
-        for tile in split_into_tiles((h, w), self.tile, self.overlap):
+        for tile in split_into_tiles((h, w), self.tile, self.overlap + reach):
             cropped = [tile.crop(tensor) for tensor in tensors]
             result = function(*cropped)
             scale = result.size(-1) // cropped[0].size(-1)
@@ -78,9 +84,9 @@ class TiledRunner:
         return whole
 
 
-def run_whole(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+def run_whole(function: Callable[..., Tensor], *tensors: Tensor | None, flows: tuple = ()) -> Tensor:
     """As `TiledRunner`, with the frame in one piece."""
-    return function(*tensors)
+    return function(*tensors, *flows)
 
 
 class CroppedFrames:

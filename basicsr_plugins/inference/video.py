@@ -19,6 +19,9 @@ from basicsr_plugins.inference.media import Source, Target, VideoSettings
 from basicsr_plugins.inference.video_source import VideoSource
 from basicsr_plugins.inference.video_target import CONTAINERS, VideoTarget
 
+# neither written nor meant as folders
+NO_TARGETS = ('.webm', '.avi', '.ts', '.m2ts', '.mts', '.m4v', '.gif', '.wmv', '.flv', '.mpg', '.mpeg', '.vob', '.ogv')
+
 __all__ = ['ImageSource', 'ImageTarget', 'Source', 'Target', 'VideoSettings', 'VideoSource', 'VideoTarget']
 __all__ += ['open_source', 'open_target']
 
@@ -62,7 +65,7 @@ def open_target(
     suffix = path.suffix.lower()
     if suffix in CONTAINERS:
         kind = VideoTarget
-    elif suffix in IMAGE_SUFFIXES or suffix in ('.webm', '.avi', '.ts', '.gif', '.wmv', '.flv', '.mpg', '.ogv', '.zip'):
+    elif suffix in IMAGE_SUFFIXES or suffix in NO_TARGETS:
         raise InputError(f'{path}: {suffix} is not written; use {", ".join(CONTAINERS)} or a folder of PNGs.')
     else:
         kind = ImageTarget

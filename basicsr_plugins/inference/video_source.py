@@ -265,7 +265,13 @@ class VideoSource(Source):
         return None
 
     def identity(self) -> dict:
-        return {'video': self.path.name, 'bytes': self.path.stat().st_size, 'chroma': self.chroma}
+        status = self.path.stat()
+        return {
+            'video': self.path.name,
+            'bytes': status.st_size,
+            'modified': status.st_mtime_ns,
+            'chroma': self.chroma,
+        }
 
 
 def _flush(stream) -> list:

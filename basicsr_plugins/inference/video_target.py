@@ -25,7 +25,7 @@ from torch import Tensor
 
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.inference.colour import BT709, FULL, LIMITED, Colour, choose_format, rgb_to_frame, yuv_format
-from basicsr_plugins.inference.media import Target, write_json
+from basicsr_plugins.inference.media import COMPARED, Target, write_json
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska'}
 ENCODERS = {'h264': 'libx264', 'hevc': 'libx265'}
@@ -180,10 +180,10 @@ class VideoTarget(Target):
         while self._segment_file(len(self._segments)).with_suffix('.json').is_file():
             file = self._segment_file(len(self._segments))
             if not file.is_file():
-                raise InputError(f'{file} is missing; start over with force.')
+                raise InputError(f'{file} is missing; start over with --force.')
             self._segments.append(file)
             done += len(_read_times(file))
-        kept = {'state.json', *(name for file in self._segments for name in (file.name, file.stem + '.json'))}
+        kept = {'state.json', COMPARED, *(name for file in self._segments for name in (file.name, file.stem + '.json'))}
         for file in self.parts.iterdir():
             if file.name not in kept:
                 file.unlink()
@@ -288,9 +288,9 @@ class VideoTarget(Target):
             with av.open(str(file)) as container:
                 packets = [packet for packet in container.demux(video=0) if packet.size]
                 if len(packets) != len(times):
-                    raise InputError(f'{file} is damaged; start over with force.')
+                    raise InputError(f'{file} is damaged; start over with --force.')
                 if container.streams.video[0].codec_context.extradata != stream.codec_context.extradata:
-                    raise InputError(f'{file} was encoded otherwise than the segments before; start over with force.')
+                    raise InputError(f'{file} was encoded otherwise than the segments before; start over with --force.')
             for packet, time in zip(packets, times):
                 packet.stream = stream
                 packet.time_base = self._time_base
@@ -396,7 +396,7 @@ def _read_times(file: Path) -> list[int]:
     try:
         return json.loads(file.with_suffix('.json').read_text(encoding='utf-8'))
     except ValueError:
-        raise InputError(f'{file.with_suffix(".json")} is damaged; start over with force.') from None
+        raise InputError(f'{file.with_suffix(".json")} is damaged; start over with --force.') from None
 
 
 def _sync(file: Path) -> None:

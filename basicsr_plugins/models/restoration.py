@@ -88,11 +88,31 @@ def _restore_sequence(net: nn.Module, frames: Sequence[Tensor], device, flip_seq
     t = len(frames)
     lq = torch.stack([frames[i] for i in range(t)]).unsqueeze(0).to(device)  # (1, t, 3, h, w)
     if flip_seq:
-        output = net(torch.cat([lq, lq.flip(1)], dim=1))
+        output = run_sequence(net, torch.cat([lq, lq.flip(1)], dim=1))
         output = 0.5 * (output[:, :t] + output[:, t:].flip(1))
     else:
-        output = net(lq)
+        output = run_sequence(net, lq)
     yield from output[0]
+
+
+def run_sequence(net: nn.Module, lq: Tensor) -> Tensor:
+    """Run a recurrent network on a clip however short and small: (1, t, 3, h, w) -> (1, t, 3, s * h, s * w).
+
+    The toolbox's IconVSR needs some frames, its BasicVSR++ 64 pixels a side; where they are missing, the clip goes on
+    by its last frame and its border, and what comes of that is cut off.
+    """
+    t, h, w = lq.size(1), *lq.shape[-2:]
+    # IconVSR mirrors the windows of its EDVR at the ends
+    least_t = 2 * net.temporal_padding + 1 if hasattr(net, 'temporal_padding') else 1
+    least_size = 64 if type(net).__name__ == 'BasicVSRPlusPlus' else 1
+    bottom, right = max(least_size - h, 0), max(least_size - w, 0)
+    if t >= least_t and bottom == right == 0:
+        return net(lq)
+    longer = lq[:, [min(i, t - 1) for i in range(max(t, least_t))]]
+    padded = F.pad(longer.flatten(0, 1), (0, right, 0, bottom), mode='replicate').unflatten(0, longer.shape[:2])
+    output = net(padded)
+    s = output.size(-1) // padded.size(-1)
+    return output[:, :t, :, : s * h, : s * w]
 
 
 def _restore_images(net: nn.Module, frames: Sequence[Tensor], device) -> Iterator[Tensor]:

@@ -247,3 +247,18 @@ def test_flow_of_unknown_networks_stays_in_float32():
     net = build_network({'type': 'BasicVSRPlusPlus', 'mid_channels': 8, 'num_blocks': 1})
     with pytest.raises(InputError, match=r'BasicVSRPlusPlus estimates optical flow, which needs torch.float32'):
         upscale_frames(net, [], UpscaleSettings(dtype=torch.float16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['EFAR', 'BasicVSR'])
+def test_tiles_under_fast_motion(name):
+    """States come from as far as the flow reaches, also beyond the overlap."""
+    net = small_network(*NETWORKS[name][:1], **NETWORKS[name][1])
+    reach = torch.tensor([22.0, -9.0]).view(1, 2, 1, 1)
+    net.spynet.forward = lambda ref, supp: reach.expand(1, 2, *ref.shape[-2:]).clone()
+    frames = torch.rand(4, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    whole, tiled = (
+        torch.stack(list(upscale_frames(net, frames, UpscaleSettings(tile=tile, tile_overlap=12, scene_cuts=False))))
+        for tile in (None, 16)
+    )
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-3)

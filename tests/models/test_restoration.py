@@ -219,3 +219,20 @@ def test_wrong_wishes():
     options = {**NETWORKS['EDVR'], 'center_frame_idx': 1}
     with pytest.raises(InputError, match='EDVR: frame 1 of 5 is not the centre of the window'):
         restore_frames(build_network({'type': 'EDVR', **options}), clip)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('t', [1, 3, 7])
+@pytest.mark.parametrize('name', ['IconVSR', 'BasicVSRPlusPlus'])
+def test_recurrent_networks_on_short_clips_and_small_frames(name, t):
+    """The toolbox's fail on these; the clip goes on by its last frame and its border."""
+    options = {'IconVSR': {'num_feat': 16, 'num_block': 1}, 'BasicVSRPlusPlus': {'mid_channels': 16, 'num_blocks': 1}}
+    torch.manual_seed(0)
+    net = build_network({'type': name, **options[name]}).eval()
+    clip = Frames(t, 40, 52)
+    restored = torch.stack(list(restore_frames(net, clip)))
+    assert restored.shape == (t, 3, 160, 208)
+    size = (64, 64) if name == 'BasicVSRPlusPlus' else (40, 52)
+    longer = clip.data[[min(i, t - 1) for i in range(max(t, 5))]] if name == 'IconVSR' else clip.data
+    padded = F.pad(longer, (0, size[1] - 52, 0, size[0] - 40), mode='replicate')
+    torch.testing.assert_close(restored, net(padded[None])[0, :t, :, :160, :208])

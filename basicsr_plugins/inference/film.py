@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 import os
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +19,10 @@ from tqdm import tqdm
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.engine import UpscaleSettings, upscale_frames
-from basicsr_plugins.inference.media import Source, Target, VideoSettings
+from basicsr_plugins.inference.media import COMPARED, Source, Target, VideoSettings
 from basicsr_plugins.inference.video import open_source, open_target
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
+from basicsr_plugins.models.restoration import restore_frames
 
 AUTO_TILE = 320  # LR pixels
 LARGEST_UNTILED = 640 * 480  # LR pixels; the features of larger frames at four times their size take many GB
@@ -35,10 +40,7 @@ def load_network(checkpoint: str | os.PathLike | None, network: str | None = Non
     Raises:
         InputError: If there is no such network or file, or the weights are another network's.
     """
-    entry = _entry(checkpoint, network)
-    net = entry.build().to(choose_device(device))
-    net.description = {'type': entry.options['type'], 'checkpoint': _identity(entry.checkpoint)}
-    return net
+    return _entry(checkpoint, network).build().to(choose_device(device))
 
 
 def _entry(checkpoint: str | os.PathLike | None, network: str | None) -> NetworkEntry:
@@ -67,13 +69,6 @@ def _option_file(checkpoint: Path) -> str:
             'name the network (TYPE:KEY=VALUE, or an option file).'
         )
     return str(files[0])
-
-
-def _identity(path: str | None) -> list | None:
-    if path is None:
-        return None
-    status = os.stat(path)
-    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
 
 
 def choose_device(name: str) -> torch.device:
@@ -112,80 +107,130 @@ def upscale(
         net: As `load_network` gives it.
         source: What to upscale.
         output: A video file (.mp4, .mkv, .mov), or a folder for PNGs.
-        settings: How; default: `UpscaleSettings()`, with tiles where frames are large.
+        settings: How; default: `UpscaleSettings()`, with tiles where frames are large. Where it names no `spool`,
+            temporary files are beside the output.
         video: How the output is written.
         resume: Go on from what an interrupted run left.
         force: Overwrite an output that is there.
         compare: Another output: bicubic at the left, the network's at the right.
-        show_progress: Whether a bar shows frames, frames per second and the time left.
+        show_progress: Whether a bar shows frames, frames per second and the time left; notes are shown as they come.
 
     Returns:
         Sentences about what a user should know: what was left out, where a damaged source ended.
 
     Raises:
-        InputError: If the source cannot be read or the output cannot be written. What is done stays for `resume`.
+        InputError: If the source cannot be read, the output cannot be written, or memory is too small for a frame. What
+            is done stays for `resume`.
     """
+    if compare is not None and os.path.realpath(compare) == os.path.realpath(output):
+        raise InputError(f'{compare} is the output itself; name another file for the comparison.')
     reader = open_source(source)
     if settings is None:
         settings = UpscaleSettings(tile=auto_tile(reader.size))
-    job = {'network': getattr(net, 'description', type(net).__name__), 'settings': str(replace(settings, spool=None))}
+    job = {'network': network_identity(net), 'settings': str(replace(settings, spool=None))}
     options = {'settings': video or VideoSettings(), 'resume': resume, 'force': force, 'job': job}
     scale = network_scale(net, settings.scale)
     h, w = reader.size
-    sizes = {output: (scale * h, scale * w)}
-    kept = []
-    if compare is not None and resume and Path(compare).exists():  # interrupted after it was complete
-        kept = [f'{compare} is there already and was kept.']
-    elif compare is not None:
-        sizes[compare] = (scale * h, 2 * scale * w)
-    targets = []
-    try:
-        for path, size in sizes.items():
-            targets.append(open_target(path, reader, scale, size=size, **options))
-        _run(net, reader, targets, settings, scale, show_progress)
-        for target in reversed(targets):  # the output itself last: where it is, all is done
-            target.close()
-    except BaseException:
-        for target in targets:
-            target.abort()
-        raise
-    damage = [reader.damage] if reader.damage else []
-    notes = [note for target in targets for note in target.notes]
-    return list(dict.fromkeys([*reader.notes, *notes, *kept, *damage]))
+    notes = _Notes(show_progress)
+    with contextlib.ExitStack() as stack:
+        # left in the reverse order: the output itself is closed last, and where it is, all is done
+        target = stack.enter_context(open_target(output, reader, scale, **options))
+        compared = target.parts / COMPARED
+        targets = [target]
+        if compare is not None and compared.is_file() and Path(compare).exists():
+            notes.add(f'{compare} is there already and was kept.')
+        elif compare is not None:
+            beside = open_target(compare, reader, scale, size=(scale * h, 2 * scale * w), **options)
+            stack.push(lambda kind, *_: compared.touch() if kind is None else None)
+            targets.append(stack.enter_context(beside))
+        for one in targets:
+            notes.add(*one.notes)
+        notes.add(*reader.notes)
+        _run(net, reader, targets, replace(settings, spool=settings.spool or target.parts), scale, show_progress)
+        notes.add(*(note for one in targets for note in one.notes), *reader.notes)
+    if reader.damage:
+        notes.add(reader.damage)
+    return notes.texts
 
 
+class _Notes:
+    """Sentences for the user, each once, told when they come."""
+
+    def __init__(self, tell: bool):
+        self.texts = []
+        self._tell = tell
+
+    def add(self, *texts: str) -> None:
+        for text in texts:
+            if text not in self.texts:
+                self.texts.append(text)
+                if self._tell:
+                    tqdm.write(f'note: {text}', file=sys.stderr)
+
+
+def network_identity(net: nn.Module) -> str:
+    """A hash of a network's layers and weights."""
+    content = hashlib.sha256(repr(net).encode())
+    for name, value in net.state_dict().items():
+        content.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return f'{type(net).__name__} {content.hexdigest()[:16]}'
+
+
+@torch.no_grad()
 def network_scale(net: nn.Module, default: int) -> int:
-    """How many times a network enlarges: what it says of itself, or `default`."""
-    for name in ('scale', 'upscale'):
-        if isinstance(getattr(net, name, None), int):
-            return getattr(net, name)
-    return default
+    """How many times a network enlarges, found by a tiny frame.
+
+    Args:
+        net: The network, in eval mode.
+        default: For TOFlow, which takes frames that are upsampled already.
+    """
+    tiny = torch.zeros(1, 3, 64, 64)
+    return next(restore_frames(net, tiny, scale=default)).size(-1) // tiny.size(-1)
 
 
 def _run(
     net: nn.Module, reader: Source, targets: list[Target], settings: UpscaleSettings, scale: int, show_progress: bool
 ) -> None:
     skip = min(target.num_done for target in targets)
-    with tqdm(total=reader.num_frame, initial=skip, unit='frame', disable=not show_progress) as bar:
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(
+            tqdm(total=reader.num_frame, initial=skip, unit='frame', disable=not show_progress, mininterval=0.5)
+        )
+        shown = time.monotonic()
 
         def progress(stage: str, done: int) -> None:
+            nonlocal shown
             if stage == 'upscale':
                 bar.set_postfix_str('', refresh=False)
-                bar.update(done - bar.n)
-            else:
+                bar.update(max(done - bar.n, 0))
+            elif time.monotonic() - shown > 0.5:
                 bar.set_postfix_str(f'{stage} {done}')
+                shown = time.monotonic()
 
-        restored = upscale_frames(net, reader, settings, skip, progress)
-        outputs = _with_bicubic(restored, reader, skip, scale) if len(targets) == 2 else ((one,) for one in restored)
-        for index, output in enumerate(outputs, skip):
-            for target, frame in zip(targets, output):
-                if index >= target.num_done:
-                    target.write(frame)
+        restored = stack.enter_context(contextlib.closing(upscale_frames(net, reader, settings, skip, progress)))
+        lqs = None
+        if len(targets) == 2:  # read once more: memory does not grow
+            lqs = stack.enter_context(contextlib.closing(iter(open_source(reader.name))))
+        try:
+            _write(restored, lqs, targets, skip, scale)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or 'out of memory' in str(error) or "can't allocate memory" in str(error):
+                side = settings.tile or max(reader.size)
+                raise InputError(f'memory is too small for tiles of {side} pixels; take smaller ones.') from error
+            raise
 
 
-def _with_bicubic(restored: Iterator[Tensor], reader: Source, skip: int, scale: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each restored frame, and the same with bicubic at its left."""
+def _write(
+    restored: Iterator[Tensor], lqs: Iterator[Tensor] | None, targets: list[Target], skip: int, scale: int
+) -> None:
+    """Write each restored frame, and where there is a second target the same with bicubic at its left."""
     bicubic = Bicubic(scale)
-    lqs = itertools.islice(open_source(reader.name), skip, None)  # read once more: memory does not grow
-    for frame, lq in zip(restored, lqs):
-        yield frame, torch.cat((bicubic(lq[None, None])[0, 0].to(frame), frame), dim=2)
+    if lqs is not None:
+        lqs = itertools.islice(lqs, skip, None)
+    for index, frame in enumerate(restored, skip):
+        outputs = [frame]
+        if lqs is not None:
+            outputs.append(torch.cat((bicubic(next(lqs)[None, None])[0, 0].to(frame), frame), dim=2))
+        for target, one in zip(targets, outputs):
+            if index >= target.num_done:
+                target.write(one)
