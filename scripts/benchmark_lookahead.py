@@ -1,6 +1,7 @@
 """What `stream` loses against `exact` with fewer frames of lookahead, and what tiles change.
 
-python scripts/benchmark_lookahead.py datasets/Vid4/BIx4/city --checkpoint experiments/EFAR_REDS/models/net_g_latest.pth
+    python scripts/benchmark_lookahead.py datasets/Vid4/BIx4/city --crop 96 112 \\
+        --checkpoint experiments/compare_EFAR_1000_seed0/models/net_g_1000.pth
 """
 
 import argparse
