@@ -36,6 +36,13 @@ UNTAGGED_MATRICES = (0, 2, 3)  # 0 is RGB: on YCbCr planes a wrong tag
 CLOCK_FORMATS = ('mpegts', 'mpeg')  # their times count from anywhere, those of other formats from the start
 
 
+def open_container(path: Path) -> av.container.InputContainer:
+    """A video file; a title that is not UTF-8 does not matter."""
+    # PyAV 19 has dropped the argument: it gives such bytes as surrogates
+    options = {'metadata_errors': 'replace'} if int(av.__version__.split('.')[0]) < 19 else {}
+    return av.open(str(path), **options)
+
+
 class VideoSource(Source):
     """The first video stream of a file.
 
@@ -94,7 +101,7 @@ class VideoSource(Source):
         if not self.path.is_file():
             raise InputError(f'there is no file {self.path}.')
         try:
-            return av.open(str(self.path), metadata_errors='replace')
+            return open_container(self.path)
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f'{self.path} is not a video that can be read ({_reason(error)}).') from error
 

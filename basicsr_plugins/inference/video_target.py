@@ -26,6 +26,7 @@ from torch import Tensor
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.inference.colour import BT709, FULL, LIMITED, Colour, choose_format, rgb_to_frame, yuv_format
 from basicsr_plugins.inference.media import COMPARED, Target, write_json
+from basicsr_plugins.inference.video_source import open_container
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska'}
 ENCODERS = {'h264': 'libx264', 'hevc': 'libx265'}
@@ -123,7 +124,7 @@ class VideoTarget(Target):
         copied = []
         if not self.source.is_video:
             return copied
-        with av.open(str(self.source.path), metadata_errors='replace') as container:
+        with open_container(self.source.path) as container:
             for stream in container.streams:
                 if stream.type not in COPIED_TYPES:
                     if stream.type != 'video':
@@ -254,7 +255,7 @@ class VideoTarget(Target):
                 video.codec_context.codec_tag = HVC1
             packets = self._video_packets(video, timeline)
             if self.source.is_video:
-                container = stack.enter_context(av.open(str(self.source.path), metadata_errors='replace'))
+                container = stack.enter_context(open_container(self.source.path))
                 _copy_metadata(container, output)
                 packets = heapq.merge(
                     packets, self._copied_packets(container, output, timeline), key=lambda pair: pair[0]
@@ -416,17 +417,22 @@ def _add_copy(output, stream):
     copy = output.add_stream_from_template(stream, opaque=True)
     for key, value in stream.metadata.items():
         if key in ('language', 'title', 'handler_name', 'filename', 'mimetype'):
-            copy.metadata[key] = value
+            copy.metadata[key] = _printable(value)
     with contextlib.suppress(AttributeError):
         copy.disposition = stream.disposition.value
     return copy
+
+
+def _printable(text: str) -> str:
+    """Without the surrogates that stand for bytes which are not UTF-8."""
+    return text.encode('utf-8', 'replace').decode('utf-8')
 
 
 def _copy_metadata(container, output) -> None:
     kept = ('title', 'artist', 'album', 'date', 'comment', 'description', 'copyright', 'creation_time', 'genre')
     for key, value in container.metadata.items():
         if key.lower() in kept:
-            output.metadata[key] = value
+            output.metadata[key] = _printable(value)
     if hasattr(container, 'chapters') and hasattr(output, 'set_chapters'):
         chapters = container.chapters()
         if chapters:

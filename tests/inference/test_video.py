@@ -325,6 +325,23 @@ def test_languages_and_titles_are_kept(tmp_path):
         assert container.streams.audio[0].metadata['language'] == 'deu'
 
 
+def test_a_title_that_is_not_utf8(tmp_path):
+    path = make_video(tmp_path / 'in.mkv', moving(3))
+    with av.open(str(path)) as source, av.open(str(tmp_path / 'titled.mkv'), 'w') as output:
+        output.metadata['title'] = 'TITLE'
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    titled = tmp_path / 'titled.mkv'
+    titled.write_bytes(titled.read_bytes().replace(b'TITLE', b'\xff\xfea\xe9b'))
+    upscale(open_source(titled), tmp_path / 'out.mkv')
+    with av.open(str(tmp_path / 'out.mkv')) as container:
+        assert 'a' in container.metadata['title']
+        assert len(list(container.decode(video=0))) == 3
+
+
 def test_sound_that_the_container_refuses_is_an_error_before_any_work(tmp_path):
     source = open_source(make_video(tmp_path / 'in.mkv', moving(2), audio='libvorbis' if _has('libvorbis') else 'flac'))
     with pytest.raises(InputError, match=r'\.mov does not take stream 1 .*(vorbis|flac).*\.mkv'):
