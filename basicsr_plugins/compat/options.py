@@ -95,6 +95,28 @@ def output_root(root_path: str | os.PathLike) -> Path:
     return Path.cwd() if as_module or root_path.name in ('site-packages', 'dist-packages') else root_path
 
 
+def read_options(path: str | os.PathLike, where: str) -> dict:
+    """Read an option file as plain data.
+
+    Args:
+        path: The YAML file.
+        where: What messages call it.
+
+    Raises:
+        InputError: If it cannot be read, is not YAML, holds anything but plain data, or no options.
+    """
+    try:
+        with open(path, encoding='utf-8') as file:
+            opt = yaml.load(file, Loader=SafeOptionLoader)
+    except OSError as error:
+        raise InputError(f'{where}: {error.strerror}.') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f'{where} is not a YAML file of plain data: {" ".join(str(error).split())}') from error
+    if not isinstance(opt, dict):
+        raise InputError(f'{where} holds no options.')
+    return opt
+
+
 def _check_option_file(required_keys: Sequence[str]) -> None:
     """Stop with one sentence where the toolbox's parser would stop with a traceback."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -102,15 +124,7 @@ def _check_option_file(required_keys: Sequence[str]) -> None:
     path = parser.parse_known_args()[0].opt
     if path is None:
         return  # the toolbox's parser says so
-    try:
-        with open(path, encoding='utf-8') as file:
-            opt = yaml.load(file, Loader=SafeOptionLoader)
-    except OSError as error:
-        raise InputError(f'-opt {path}: {error.strerror}.') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'-opt {path} is not a YAML file of plain data: {" ".join(str(error).split())}') from error
-    if not isinstance(opt, dict):
-        raise InputError(f'-opt {path} holds no options.')
+    opt = read_options(path, f'-opt {path}')
     for key in required_keys:
         if key not in opt:
             raise InputError(f'-opt {path}: the key {key!r} is missing.')

@@ -12,7 +12,7 @@ import yaml
 from basicsr.archs import build_network
 from torch import nn
 
-from basicsr_plugins.compat.options import SafeOptionLoader
+from basicsr_plugins.compat.options import SafeOptionLoader, read_options
 from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.networks import check_network_options, load_weights
 
@@ -103,7 +103,7 @@ def read_network_list(path: str | Path) -> list[NetworkEntry]:
     Raises:
         InputError: If the file is missing, or an entry cannot be used.
     """
-    content = _read_yaml(path)
+    content = read_options(path, str(path))
     check_keys(str(path), content, ['networks'])
     if not isinstance(content['networks'], list) or not all(isinstance(one, dict) for one in content['networks']):
         raise InputError(f'{path}: networks must be a list of networks.')
@@ -134,7 +134,7 @@ def _check_text(where: str, key: str, value: object, optional: bool = False) -> 
 
 def _read_option_file(path: str) -> dict:
     """An option file, of which `network_g` and `path` are sure to be mappings."""
-    opt = _read_yaml(path)
+    opt = read_options(path, str(path))
     opt['path'] = opt.get('path') or {}
     for key in ('network_g', 'path'):
         if not isinstance(opt.get(key), dict):
@@ -152,15 +152,3 @@ def _checkpoint_of(opt: Mapping) -> str | None:
     if trained.is_file() and ('train' in opt or not named):
         return str(trained)
     return named
-
-
-def _read_yaml(path: str | Path) -> dict:
-    try:
-        content = yaml.load(Path(path).read_text(encoding='utf-8'), Loader=SafeOptionLoader)
-    except OSError as error:
-        raise InputError(f'{path}: {error.strerror}.') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{path} is not YAML ({one_line(error)[:150]}).') from error
-    if not isinstance(content, dict):
-        raise InputError(f'{path} is not an option file.')
-    return content

@@ -115,8 +115,8 @@ class TestList:
     @pytest.mark.parametrize(
         ('text', 'message'),
         [
-            ('', 'is not an option file'),
-            ('a: [', 'is not YAML'),
+            ('', 'list.yml holds no options'),
+            ('a: [', 'list.yml is not a YAML file of plain data'),
             ('nets: []', "there is no key 'nets'; did you mean 'networks'?"),
             ('networks: EDVR', 'networks must be a list of networks'),
             ('networks: [EDVR]', 'networks must be a list of networks'),
