@@ -30,12 +30,17 @@ def check_keys(where: str, options: Mapping, required: Iterable[str], optional: 
     known = required + list(optional)
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f'did you mean {near[0]!r}?' if near else f'valid keys are {", ".join(sorted(known))}.'
-            raise InputError(f'{where}: there is no key {key!r}; {hint}')
+            raise InputError(f'{where}: there is no key {key!r}; {suggest(key, known)}')
     for key in required:
         if key not in options:
             raise InputError(f'{where}: the key {key!r} is missing.')
+
+
+def suggest(name: object, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f'did you mean {near[0]!r}?' if near else f'valid ones are {", ".join(known)}.'
 
 
 def one_line(error: BaseException) -> str:

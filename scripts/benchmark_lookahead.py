@@ -10,8 +10,9 @@ import math
 import torch
 
 from basicsr_plugins.errors import run_script
-from basicsr_plugins.inference import UpscaleSettings, load_network, upscale_frames
-from basicsr_plugins.inference.video import open_source
+from basicsr_plugins.inference import UpscaleSettings, upscale_frames
+from basicsr_plugins.upscaling import load_network
+from basicsr_plugins.video.opening import open_source
 
 
 def main():

@@ -15,9 +15,9 @@ import torch
 
 from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.inference.engine import UpscaleSettings
-from basicsr_plugins.inference.film import auto_tile, load_network, upscale
-from basicsr_plugins.inference.media import VideoSettings
-from basicsr_plugins.inference.video import open_source
+from basicsr_plugins.upscaling import auto_tile, load_network, upscale
+from basicsr_plugins.video.media import VideoSettings
+from basicsr_plugins.video.opening import open_source
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 

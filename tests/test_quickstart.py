@@ -13,8 +13,8 @@ from basicsr_plugins.benchmark import quickstart
 from basicsr_plugins.benchmark.comparison import comparison_sheet, comparison_table, most_different, read_metrics
 from basicsr_plugins.data.demo_data import CLIPS, HELD_OUT
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference import load_network
-from basicsr_plugins.inference.video import open_source
+from basicsr_plugins.upscaling import load_network
+from basicsr_plugins.video.opening import open_source
 
 PROJECT = Path(__file__).resolve().parents[1]
 TOOLS = ('bash', 'cat', 'dirname', 'env', 'grep', 'ls', 'rm', 'tail', 'tee')

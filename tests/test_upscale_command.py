@@ -15,9 +15,9 @@ from basicsr.archs import build_network
 from basicsr.utils.matlab_functions import imresize
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference.film import load_network, upscale
-from basicsr_plugins.inference.images import ImageTarget
-from basicsr_plugins.inference.video import VideoSettings, VideoTarget, open_source
+from basicsr_plugins.upscaling import load_network, upscale
+from basicsr_plugins.video.images import ImageTarget
+from basicsr_plugins.video.opening import VideoSettings, VideoTarget, open_source
 
 from .conftest import PROJECT
 from .inference.test_video import decoded, duration, make_video, moving, packets
@@ -242,7 +242,7 @@ def test_the_scale_is_the_networks(tmp_path):
 
 
 def test_three_lines(tmp_path, film, checkpoint):
-    from basicsr_plugins.inference import load_network, upscale
+    from basicsr_plugins.upscaling import load_network, upscale
 
     net = load_network(checkpoint)
     upscale(net, film, tmp_path / 'out.mp4')

@@ -25,7 +25,7 @@ from basicsr_plugins.benchmark.comparison import (
 from basicsr_plugins.data.demo_data import HELD_OUT, SCALE, load_motion, make_demo_data
 from basicsr_plugins.data.lmdb_store import pack_folder
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference import load_network, upscale
+from basicsr_plugins.upscaling import load_network, upscale
 
 DATA = Path('datasets/demo')
 RESULTS = Path('results/quickstart')

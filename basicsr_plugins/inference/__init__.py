@@ -1,10 +1,8 @@
-"""Upscale a film of any length with a network of the registry, in memory that does not grow with its length."""
+"""Frames in, frames out: run a network of the registry over a clip of any length, in constant memory."""
 
-# Imported before the first module of this room starts: the hook imports them all at the end of BasicSR's import.
+# Imported before the first module of this folder starts: the hook imports them all at the end of BasicSR's import.
 import basicsr  # noqa: F401
 
 from basicsr_plugins.inference.engine import UpscaleSettings, upscale_frames
-from basicsr_plugins.inference.film import load_network, upscale
-from basicsr_plugins.inference.media import VideoSettings
 
-__all__ = ['UpscaleSettings', 'VideoSettings', 'load_network', 'upscale', 'upscale_frames']
+__all__ = ['UpscaleSettings', 'upscale_frames']

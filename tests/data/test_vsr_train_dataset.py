@@ -188,7 +188,7 @@ def test_single_frame_samples(train_options):
     ('change', 'message'),
     [
         ({'gt_sise': 64}, "clips: there is no key 'gt_sise'; did you mean 'gt_size'?"),
-        ({'zzz': 1}, "clips: there is no key 'zzz'; valid keys are batch_size_per_gpu, "),
+        ({'zzz': 1}, "clips: there is no key 'zzz'; valid ones are batch_size_per_gpu, "),
         ({'gt_size': None}, "clips: the key 'gt_size' is missing."),
         ({'gt_size': 30}, 'gt_size (30) must be a multiple of scale (4)'),
         ({'num_frame': 0}, 'num_frame must be 1 or more, but is 0'),

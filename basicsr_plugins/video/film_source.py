@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError, one_line
-from basicsr_plugins.inference.colour import (
+from basicsr_plugins.video.colour import (
     BT709,
     CHROMA,
     FULL,
@@ -29,7 +29,7 @@ from basicsr_plugins.inference.colour import (
     guess_matrix,
     planar_format,
 )
-from basicsr_plugins.inference.media import Source
+from basicsr_plugins.video.media import Source
 
 HDR_TRANSFERS = {16: 'PQ', 18: 'HLG'}
 UNTAGGED_MATRICES = (0, 2, 3)  # 0 is RGB: on YCbCr planes a wrong tag

@@ -24,9 +24,9 @@ import av
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError, one_line
-from basicsr_plugins.inference.colour import BT709, FULL, LIMITED, Colour, choose_format, rgb_to_frame, yuv_format
-from basicsr_plugins.inference.media import COMPARED, Target, write_json
-from basicsr_plugins.inference.video_source import open_container
+from basicsr_plugins.video.colour import BT709, FULL, LIMITED, Colour, choose_format, rgb_to_frame, yuv_format
+from basicsr_plugins.video.media import COMPARED, Target, write_json
+from basicsr_plugins.video.film_source import open_container
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska'}
 ENCODERS = {'h264': 'libx264', 'hevc': 'libx265'}

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference.colour import Colour, frame_to_rgb, guess_matrix, rgb_to_frame, yuv_format
-from basicsr_plugins.inference.video import VideoSettings, VideoTarget, open_source, open_target
+from basicsr_plugins.video.colour import Colour, frame_to_rgb, guess_matrix, rgb_to_frame, yuv_format
+from basicsr_plugins.video.opening import VideoSettings, VideoTarget, open_source, open_target
 
 FAST = VideoSettings(preset='ultrafast', segment_frames=5)
 BT709, BT601, BT2020 = 1, 6, 9
@@ -445,7 +445,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, codec):
 
 SLOW_RUN = """
 import sys, time
-from basicsr_plugins.inference.video import VideoSettings, open_source, open_target
+from basicsr_plugins.video.opening import VideoSettings, open_source, open_target
 source = open_source(sys.argv[1])
 with open_target(sys.argv[2], source, 4, VideoSettings(preset='ultrafast', segment_frames=5), resume=True) as target:
     for index, frame in enumerate(source):
@@ -601,7 +601,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path, monkeypatch):
         open_target(tmp_path / 'in.mp4', source, 4, force=True)
     with pytest.raises(InputError, match='libx264 refuses frames of 64000x48000'):
         open_target(tmp_path / 'out.mp4', source, 1000)
-    monkeypatch.setitem(sys.modules['basicsr_plugins.inference.video_target'].ENCODERS, 'hevc', 'libx265_absent')
+    monkeypatch.setitem(sys.modules['basicsr_plugins.video.film_target'].ENCODERS, 'hevc', 'libx265_absent')
     with pytest.raises(InputError, match='no encoder libx265_absent for hevc'):
         open_target(tmp_path / 'out.mp4', source, 4, VideoSettings(codec='hevc'))
     with pytest.raises(InputError, match=r'\(3, 47, 64\), but \(3, 192, 256\)'):  # noqa: SIM117

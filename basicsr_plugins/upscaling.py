@@ -19,8 +19,8 @@ from tqdm import tqdm
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.engine import UpscaleSettings, upscale_frames
-from basicsr_plugins.inference.media import COMPARED, Source, Target, VideoSettings
-from basicsr_plugins.inference.video import open_source, open_target
+from basicsr_plugins.video.media import COMPARED, Source, Target, VideoSettings
+from basicsr_plugins.video.opening import open_source, open_target
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
 from basicsr_plugins.models.restoration import restore_frames
 

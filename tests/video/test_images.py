@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference.images import natural_key
-from basicsr_plugins.inference.video import VideoSettings, open_source, open_target
+from basicsr_plugins.video.images import natural_key
+from basicsr_plugins.video.opening import VideoSettings, open_source, open_target
 
 
 def picture(seed, h=12, w=20, dtype=np.uint8, channels=3):

@@ -1,0 +1,51 @@
+"""Files and small things read from text: one atomic write, the suffixes of images, sizes as `HxW`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from basicsr_plugins.errors import InputError
+
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+
+
+def write_atomically(path: str | os.PathLike, content: bytes | str | Callable[[BinaryIO], None]) -> None:
+    """Write a file that is whole or as it was before: to a temporary name beside it, flushed to disk, then renamed.
+
+    Args:
+        path: The file; its folder must be there.
+        content: Bytes, text (UTF-8), or a function that writes to a binary file object.
+
+    Raises:
+        OSError: If the disk refuses it; the temporary file is removed.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        with open(part, 'wb') as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def parse_size(text: str, where: str) -> tuple[int, int]:
+    """Read `180x320`: height and width.
+
+    Raises:
+        InputError: If it reads otherwise; `where` begins the message.
+    """
+    match = re.fullmatch(r'([1-9][0-9]{0,5})x([1-9][0-9]{0,5})', text)
+    if match is None:
+        raise InputError(f'{where} must read HEIGHTxWIDTH, as in 180x320, but is {text!r}.')
+    return int(match[1]), int(match[2])
