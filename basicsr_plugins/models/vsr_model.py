@@ -27,8 +27,8 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError, check_keys, one_line
-from basicsr_plugins.models.networks import check_network_options, save_checkpoint
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.networks import check_network_options, save_checkpoint
 from basicsr_plugins.models.restoration import prepare_sample, restore_frames
 
 TRAIN_KEYS = (
@@ -70,8 +70,8 @@ class VSRModel(VideoRecurrentModel):
     Args:
         opt: All options. Beside the toolbox's: `train: fix_flow` (iterations during which the flow network, and
             IconVSR's EDVR, stay as they are), `train: flow_lr_mul` (factor on their learning rate), `val: save_img`
-            (also in training), `val: flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the first
-            and the last two frames of a clip).
+            (also in training), `val: flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the
+            first and the last two frames of a clip).
 
     Raises:
         InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
