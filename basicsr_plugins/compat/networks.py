@@ -54,7 +54,9 @@ def spynet_weights() -> None:
             if not load_path:
                 return
             if not Path(load_path).is_file():
-                raise InputError(f'spynet_path: there is no file {load_path}; docs/training.md says where the weights come from.')
+                raise InputError(
+                    f'spynet_path: there is no file {load_path}; docs/training.md says where the weights come from.'
+                )
             try:
                 weights = torch.load(load_path, map_location='cpu', weights_only=True)['params']
                 self.load_state_dict({**self.state_dict(), **weights})

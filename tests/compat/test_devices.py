@@ -1,7 +1,6 @@
 """Distributing, validating and prefetching without CUDA: the toolbox's own classes, before and after."""
 
 import os
-import queue
 import socket
 
 import pytest
