@@ -23,7 +23,7 @@ LAYERS = (
     ('inference', 'video'),
     ('models',),
     ('data', 'archs', 'metrics'),
-    ('ops', 'compat'),
+    ('ops', 'compat', 'option_file', 'option_schema'),
     ('_autoload', 'errors', 'files'),
 )
 STRANGERS = ({'inference', 'video'}, {'archs', 'data'})  # pairs of one layer that know nothing of each other
@@ -58,9 +58,10 @@ def public_functions(tree):
 def lacks_hints(name, node):
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     static = any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list)
+    if arguments and arguments[0].arg == 'ctx':  # PyTorch's own interface of functions with a gradient
+        return False
     if '.' in name and not static:
         arguments = arguments[1:]  # self or cls
-    arguments += [argument for argument in (node.args.vararg, node.args.kwarg) if argument is not None]
     returns = node.returns is not None or node.name == '__init__'
     return not returns or any(argument.annotation is None for argument in arguments)
 

@@ -50,7 +50,7 @@ def test_the_example_network_is_causal_and_learns(monkeypatch):
     from basicsr.archs import build_network
     from basicsr.utils.registry import ARCH_REGISTRY
 
-    monkeypatch.setattr(ARCH_REGISTRY, '_obj_map', dict(ARCH_REGISTRY))  # it is registered here and nowhere else
+    monkeypatch.setattr(ARCH_REGISTRY, '_obj_map', dict(iter(ARCH_REGISTRY)))  # it is registered here and nowhere else
     code = re.search(r'```python\n(""".*?)```', TEXT['adding_a_network.md'], flags=re.DOTALL)[1]
     exec(compile(code, 'toy_arch.py', 'exec'), {'__name__': 'toy_arch'})
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from .training import last_metrics, losses, shrink, train, train_until_killed
+from .training import edit, last_metrics, losses, shrink, train, train_until_killed
 
 
 def test_fifteen_frames(run, checkout):
@@ -31,6 +31,8 @@ def test_python_m_keeps_output_in_the_current_folder(run, checkout, tmp_path):
     options = checkout / 'options' / 'train_EFAR_REDS_5frames.yml'
     shrink(options, **{'train:total_iter': 1, 'datasets:train:gt_size': 64})
     run('python', '-m', 'basicsr.train', '-opt', f'options/{options.name}', cwd=checkout)
+    short = {'datasets:test:dataroot_gt': 'datasets/short/GT', 'datasets:test:dataroot_lq': 'datasets/short/BIx4'}
+    edit(checkout / 'options' / 'test_Bicubic_Vid4.yml', short)
     run('python', '-m', 'basicsr.test', '-opt', 'options/test_Bicubic_Vid4.yml', cwd=checkout)
     for output in ('experiments/EFAR_REDS_5frames/models', 'tb_logger/EFAR_REDS_5frames', 'results/Bicubic_Vid4'):
         assert any((checkout / output).iterdir())

@@ -9,7 +9,7 @@ import pytest
         "'EFAR' in ARCH_REGISTRY",
         "ARCH_REGISTRY.get('EFAR').__name__ == 'EFAR'",
         "'EFAR' in ARCH_REGISTRY.keys()",
-        "'EFAR' in dict(ARCH_REGISTRY)",
+        "'EFAR' in dict(iter(ARCH_REGISTRY))",
     ],
 )
 def test_classes_are_imported_when_asked_for(run, tmp_path, ask):
