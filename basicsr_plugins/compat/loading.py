@@ -13,7 +13,8 @@ def build_dataloader() -> None:
     """Let a dataset put its own sampler around the toolbox's, by `make_sampler(sampler, batch_size, seed)`.
 
     BasicSR gives each worker one seed, in every version: crops and flips depend on the number of workers, and a resumed
-    run starts its epoch anew, with other ones.
+    run starts its epoch anew, with other ones. A batch that is larger than the data is refused too: an epoch would have
+    no batch, and training end without a step.
     """
 
     def make(original):
@@ -24,7 +25,13 @@ def build_dataloader() -> None:
                         raise InputError(f'datasets: {dataset_opt["name"]}: the key {key!r} is missing.')
                 batch_size = dataset_opt['batch_size_per_gpu'] * (1 if dist else max(num_gpu, 1))
                 sampler = dataset.make_sampler(sampler, batch_size, seed)
-            return original(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed)
+            loader = original(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed)
+            if sampler is not None and len(loader) == 0:
+                raise InputError(
+                    f'datasets: {dataset_opt["name"]}: an epoch of {len(sampler)} samples holds no batch of '
+                    f'{loader.batch_size}; lower batch_size_per_gpu or raise dataset_enlarge_ratio.'
+                )
+            return loader
 
         return build
 

@@ -22,7 +22,7 @@ class Recorded(torch.utils.data.Dataset):
 
     def make_sampler(self, sampler, batch_size, seed):
         self.asked = sampler, batch_size, seed
-        return reversed(list(range(len(sampler))))
+        return list(reversed(range(len(sampler))))
 
 
 OPTIONS = {'name': 'x', 'phase': 'train', 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0}
@@ -39,6 +39,14 @@ def test_build_dataloader_takes_the_sampler_of_the_dataset():
         assert list(loader.sampler) == [2, 1, 0]
     loader = basicsr.data.build_dataloader(dataset, {**OPTIONS, 'phase': 'val'})
     assert [item.item() for item in loader] == [0, 1, 2]
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    options, sampler = {**OPTIONS, 'batch_size_per_gpu': 4}, EnlargedSampler(range(3), 1, 0, 1)
+    without = basicsr.data.build_dataloader.__wrapped__(Recorded(), options, num_gpu=0, sampler=sampler, seed=0)
+    assert len(without) == 0  # training would end without a step
+    with pytest.raises(InputError, match='an epoch of 3 samples holds no batch of 4; lower batch_size_per_gpu'):
+        basicsr.data.build_dataloader(Recorded(), options, num_gpu=0, sampler=sampler, seed=0)
 
 
 @pytest.mark.parametrize('key', ['batch_size_per_gpu', 'num_worker_per_gpu'])
