@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 import lmdb
 import numpy as np
+from basicsr.utils import FileClient, imfrombytes
 
 from basicsr_plugins.data.lmdb_store import check_whole
 from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_from_lmdb, read_meta_info
@@ -58,9 +59,6 @@ class ClipReader:
         Raises:
             InputError: If the frame is missing or cannot be decoded, naming its file or key.
         """
-        # not above: importing BasicSR imports this module, through the hook and the datasets
-        from basicsr.utils import FileClient, imfrombytes
-
         name = f'{clip}/{PurePath(frame).stem}' if self.is_lmdb else str(self.root / clip / frame)
         shown = f'{name} of {self.root}' if self.is_lmdb else name
         try:
@@ -85,8 +83,6 @@ def lmdb_client(path: Path):
     LMDB refuses to open a database twice in a process, as training and validation on the same one would, and one that
     was open when a DataLoader forked must be opened anew in the worker.
     """
-    from basicsr.utils import FileClient
-
     key = str(path.resolve())
     pid, client = _LMDB_CLIENTS.get(key, (None, None))
     if pid != os.getpid():

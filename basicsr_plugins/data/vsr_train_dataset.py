@@ -13,11 +13,11 @@ import torch
 from basicsr.data.transforms import augment, paired_random_crop
 from basicsr.utils import get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from basicsr_plugins.data.clips import ClipReader, check_io_backend, check_scale, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
-from basicsr_plugins.data.sampling import Draw, seeded
+from basicsr_plugins.data.sampling import Draw, DrawSampler, seeded
 from basicsr_plugins.errors import InputError, check_keys
 
 # `phase` and `scale` are added by the toolbox
@@ -79,8 +79,6 @@ class VSRTrainDataset(Dataset):
         InputError: If a key is unknown, missing or impossible, or the data do not fit it.
     """
 
-    takes_draws = True
-
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
         check_keys(where, opt, REQUIRED_KEYS, OPTIONAL_KEYS)
@@ -137,6 +135,10 @@ class VSRTrainDataset(Dataset):
     def _span(self, interval: int) -> int:
         """Frames from the first to the last of a sample, both counted."""
         return (self.num_frame - 1) * interval + 1
+
+    def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> DrawSampler:
+        """The sampler that gives every sample a seed of its own, around the toolbox's; `build_dataloader` asks for it."""
+        return DrawSampler(sampler, seed, batch_size, self.opt.get('resume'))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -1,4 +1,4 @@
-"""The one door to modulated deformable convolution (DCNv2, Zhu et al. 2019, https://arxiv.org/abs/1811.11168).
+"""The one interface to modulated deformable convolution (DCNv2, Zhu et al. 2019, https://arxiv.org/abs/1811.11168).
 
 A convolution whose taps are moved by `offset` and scaled by `mask` at each output pixel; a moved tap is read
 bilinearly, with zeros outside the frame. The backends agree to float32 rounding, in the result and in all gradients:
@@ -123,7 +123,7 @@ class ModulatedDeformConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw weight and bias as `nn.Conv2d` does."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
