@@ -73,7 +73,10 @@ def seeded(seed: tuple[int, ...]) -> Iterator[None]:
 
 
 def use_draws() -> None:
-    """Let `build_dataloader` wrap the sampler of those datasets that say `takes_draws = True`."""
+    """Let `build_dataloader` wrap the sampler of those datasets that say `takes_draws = True`.
+
+    It refuses a batch that is larger than the data too: an epoch would have no batch, and training end with no step.
+    """
     # not above: importing BasicSR imports this module, through the hook and the datasets
     import basicsr.data
 
@@ -87,7 +90,13 @@ def use_draws() -> None:
                         raise InputError(f'datasets: {dataset_opt["name"]}: the key {key!r} is missing.')
                 batch_size = dataset_opt['batch_size_per_gpu'] * (1 if dist else max(num_gpu, 1))
                 sampler = DrawSampler(sampler, seed, batch_size, dataset_opt.get('resume'))
-            return original(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed)
+            loader = original(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed)
+            if sampler is not None and len(loader) == 0:
+                raise InputError(
+                    f'datasets: {dataset_opt["name"]}: an epoch of {len(sampler)} samples holds no batch of '
+                    f'{loader.batch_size}; lower batch_size_per_gpu or raise dataset_enlarge_ratio.'
+                )
+            return loader
 
         return build_dataloader
 
