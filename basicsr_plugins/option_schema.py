@@ -77,7 +77,7 @@ class Key:
             if value not in self.choices:
                 raise OptionError(self._unknown(value, path), path)
         elif not any(self._fits(value, kind) for kind in self.kind.split(' | ')):
-            quotes = '; a number in quotes is a text' if _wants_quotes(self.kind, value) else ''
+            quotes = "; put names that are numbers in quotes ('000')" if _wants_quotes(self.kind, value) else ''
             message = f'{": ".join(path)} must be {self.describe()}, but is {_shorten(value)}{quotes}.'
             raise OptionError(message, path)
         if isinstance(value, Mapping) and self.keys is not None:
@@ -108,7 +108,8 @@ class Key:
 
     def describe(self) -> str:
         """Kind and range in words: `a whole number from 1 to 1024`."""
-        words = [f'one of {", ".join(self.choices)}'] if self.choices else []
+        one_of = f'the name of a {self.noun}' if self.noun else f'one of {", ".join(self.choices)}'
+        words = [one_of] if self.choices else []
         for kind in self.kind.split(' | '):
             if kind == 'str' and self.choices:
                 continue
@@ -198,12 +199,14 @@ LIST_HINT = re.compile(r'(?:Sequence|list|List|tuple|Tuple|Iterable)\[(int|float
 def _kind(parameter: inspect.Parameter, counts: bool) -> str:
     """A `Key.kind` from a type hint, else from the default; `counts`: numbers of it are whole, as its range says."""
     hint = parameter.annotation
-    hint = hint if isinstance(hint, str) else getattr(hint, '__name__', '')
+    hint = (
+        hint.__name__ if isinstance(hint, type) else re.sub(r'(?:typing\.)?Optional\[(\w+)\]', r'\1 | None', str(hint))
+    )
     parts = [LIST_HINT.sub(r'list[\1]', part.strip()) for part in hint.split('|')]
     if all(part in HINTS or re.fullmatch(r'list\[\w+\]', part) for part in parts):
         return ' | '.join(parts + ['None'] * (parameter.default is None and 'None' not in parts))
     default = parameter.default
-    if isinstance(default, (bool, str)):
+    if isinstance(default, bool) or (isinstance(default, str) and default):
         return type(default).__name__
     if _is_number(default) or (default is parameter.empty and counts):
         return 'int' if counts else 'float'
@@ -228,8 +231,9 @@ def _is_folder_name(value: object) -> bool:
 
 
 def _wants_quotes(kind: str, value: object) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return bool(re.search(r'str|name', kind)) and any(map(_is_number, values))
+    if isinstance(value, list):
+        return 'list[str]' in kind and any(map(_is_number, value))
+    return _is_number(value) and bool({'str', 'name'} & set(kind.split(' | ')))
 
 
 def _shorten(value: object) -> str:

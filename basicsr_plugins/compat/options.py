@@ -17,7 +17,6 @@ from basicsr.utils import options
 
 from basicsr_plugins.compat.rebind import wrap
 from basicsr_plugins.errors import InputError, one_line
-from basicsr_plugins.option_file import check_option_file
 from basicsr_plugins.option_schema import OptionError
 
 MOST_BYTES = 2**20
@@ -194,6 +193,8 @@ def _check_options(is_train: bool) -> None:
     arguments = parser.parse_known_args()[0]
     if arguments.opt is None:
         return  # the toolbox's parser says so
+    from basicsr_plugins.option_file import check_option_file  # may itself be what imports BasicSR, and so this module
+
     opt = read_options(arguments.opt, f'-opt {arguments.opt}')
     forced = {_force(opt, entry): entry for entry in arguments.force_yml}
     try:
