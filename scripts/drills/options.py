@@ -62,7 +62,7 @@ def base_options(folder: Path) -> dict:
         'manual_seed': 0,
         'datasets': {
             'train': {'name': 'clips', 'type': 'VSRTrainDataset', **data, **sample, **loader},
-            'val': {'name': 'val', 'type': 'VSRTestDataset', **data},
+            'val': {'name': 'val', 'type': 'VSRTestDataset', **copy.deepcopy(data)},
         },
         'network_g': {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 4},
         'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
