@@ -16,12 +16,18 @@ from basicsr.utils import FileClient, imfrombytes
 
 from basicsr_plugins.data.lmdb_store import check_whole
 from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_from_lmdb, read_meta_info
-from basicsr_plugins.errors import InputError, check_keys
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.option_schema import Key
 
 VAL_PARTITIONS = {
     'REDS4': ['000', '011', '015', '020'],
     'official': [f'{clip:03d}' for clip in range(240, 270)],
 }
+IO_BACKEND = Key(  # the option `io_backend`; the toolbox adds the last two
+    'dict',
+    required=True,
+    keys={'type': Key('str', required=True, choices=('disk', 'lmdb')), 'db_paths': Key(), 'client_keys': Key()},
+)
 
 
 class ClipReader:
@@ -95,13 +101,6 @@ def lmdb_client(path: Path):
         check_whole(path, client.client._client['clips'])
         _LMDB_CLIENTS[key] = os.getpid(), client
     return client
-
-
-def check_io_backend(where: str, io_backend: Mapping) -> None:
-    """Refuse `io_backend` options that are not `type: disk` or `type: lmdb`."""
-    check_keys(f'{where}: io_backend', io_backend, ['type'], ['db_paths', 'client_keys'])
-    if io_backend['type'] not in ('disk', 'lmdb'):
-        raise InputError(f'{where}: io_backend: type is {io_backend["type"]!r}, but only disk and lmdb are there.')
 
 
 def paired_clips(lq: ClipReader, gt: ClipReader | None, meta_info_file: str | None) -> list[tuple[ClipInfo, ClipInfo]]:

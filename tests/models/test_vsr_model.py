@@ -396,7 +396,7 @@ def test_toolbox_resume_fails_without_cuda(three_states):
     [
         ('train', {'fix_flwo': 5}, "train: there is no key 'fix_flwo'; did you mean 'fix_flow'?"),
         ('val', {'metric': {}}, "val: there is no key 'metric'; did you mean 'metrics'?"),
-        ('network_g', {'num_fea': 5}, "network_g: EFAR: there is no key 'num_fea'; did you mean 'num_feat'?"),
+        ('network_g', {'num_fea': 5}, "network_g: there is no key 'num_fea'; did you mean 'num_feat'?"),
         ('network_g', {'type': 'EFARR'}, "network_g: there is no network 'EFARR' in the registry"),
         ('path', {'pretrain_network_g': 'nowhere.pth'}, 'there is no file nowhere.pth'),
         ('path', {'pretrain_netwrok_g': 'x.pth'}, "'pretrain_netwrok_g'; did you mean 'pretrain_network_g'?"),
