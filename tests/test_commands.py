@@ -231,6 +231,7 @@ def test_msffn_on_reds_and_in_the_test(run, checkout):
             'network_g:num_feat': 16,
             'network_g:num_block': 2,
             'path:pretrain_network_g': 'experiments/MSFFN_REDS/models/net_g_latest.pth',
+            'val:inner_frames': False,
             'val:metrics:psnr:test_y_channel': False,
             'val:metrics:ssim:test_y_channel': False,
         },
@@ -252,8 +253,7 @@ def test_msffn_on_vimeo90k(run, checkout, shared):
             target.mkdir(parents=True)
             for i in range(7):
                 shutil.copy(frames[7 * sequence + i], target / f'im{i + 1}.png')
-    meta_info = checkout / 'basicsr' / 'data' / 'meta_info' / 'meta_info_Vimeo90K_train_GT.txt'
-    meta_info.parent.mkdir(exist_ok=True)
+    meta_info = root / 'meta_info_Vimeo90K_train_GT.txt'
     meta_info.write_text(''.join(f'00001/{sequence:04d} 7 (576,720,3)\n' for sequence in (1, 2, 3)))
     options = checkout / 'options' / 'train_MSFFN_Vimeo90K.yml'
     small_msffn(options)
