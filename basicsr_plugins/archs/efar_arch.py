@@ -35,12 +35,13 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet
 from basicsr_plugins.errors import InputError
 
 
 @ARCH_REGISTRY.register()
-class EFAR(nn.Module):
+class EFAR(RecurrentNetwork):
     """EFAR, x4.
 
     Args:
@@ -58,6 +59,8 @@ class EFAR(nn.Module):
     """
 
     scale = 4
+    scales = (4,)
+    estimates_flow = True
 
     def __init__(
         self,
@@ -88,38 +91,29 @@ class EFAR(nn.Module):
         )
         self.upsampler = MultiScaleUpsampler(num_feat)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Upscale a sequence.
+    def step_inputs(self, step: str) -> tuple[str, ...]:
+        """Without coupling the forward pass does not take the backward pass's states."""
+        names = super().step_inputs(step)
+        if step == 'forward_step' and not self.coupled_propagation:
+            return tuple(name for name in names if name != 'backward_state')
+        return names
 
-        Args:
-            x: (b, t, 3, h, w), RGB in [0, 1]; any t from 1 on, any h and w.
+    def extract(self, frame: Tensor) -> Tensor:
+        return self.extractor(frame)
 
-        Returns:
-            (b, t, 3, 4 * h, 4 * w).
-        """
-        if x.dim() != 5 or x.size(2) != 3:
-            raise InputError(f'EFAR takes frames of shape (b, t, 3, h, w), but got {tuple(x.shape)}.')
-        frames = x.unbind(1)  # t x (b, 3, h, w); frame by frame, so that memory does not grow with the batch of frames
-        last = len(frames) - 1
-        feats = [self.extractor(frame) for frame in frames]
-        to_next = [self.spynet(frames[i], frames[i + 1]) for i in range(last)] + [None]  # flow i -> i + 1
-        to_previous = [None] + [self.spynet(frames[i + 1], frames[i]) for i in range(last)]  # flow i -> i - 1
+    def flow(self, frame: Tensor, other: Tensor) -> Tensor:
+        return self.spynet(frame, other)
 
-        backward_states = [None] * len(frames)
-        state = None
-        for i in range(last, -1, -1):
-            previous = feats[i - 1] if i > 0 else None
-            state = self.backward_propagation(frames[i], feats[i], state, to_next[i], previous, to_previous[i])
-            backward_states[i] = state
+    def backward_step(self, frame, feat, state, previous_feat, flow_to_previous, flow_to_next) -> Tensor:
+        return self.backward_propagation(frame, feat, state, flow_to_next, previous_feat, flow_to_previous)
 
-        outputs = []
-        state = None
-        for i in range(last + 1):
-            following = feats[i + 1] if i < last else None
-            extra = backward_states[i] if self.coupled_propagation else None
-            state = self.forward_propagation(frames[i], feats[i], state, to_previous[i], following, to_next[i], extra)
-            outputs.append(self.upsampler(frames[i], backward_states[i], state))
-        return torch.stack(outputs, dim=1)
+    def forward_step(
+        self, frame, feat, state, next_feat, flow_to_previous, flow_to_next, backward_state=None
+    ) -> Tensor:
+        return self.forward_propagation(frame, feat, state, flow_to_previous, next_feat, flow_to_next, backward_state)
+
+    def upsample(self, frame: Tensor, backward_state: Tensor, state: Tensor) -> Tensor:
+        return self.upsampler(frame, backward_state, state)
 
 
 class EnhancedPropagation(nn.Module):
@@ -144,6 +138,7 @@ class EnhancedPropagation(nn.Module):
         self.align_state = FlowGuidedAlignment(num_feat, deform_groups, max_residue_magnitude)
         self.align_neighbour = FlowGuidedAlignment(num_feat, deform_groups, max_residue_magnitude)
         self.fusion = ConvResidualBlocks(3 + 3 * num_feat + num_extra, num_feat, num_block)
+        self.fusion.main[1] = nn.ReLU(inplace=True)  # as the paper has it; the toolbox's blocks start with LeakyReLU
 
     def forward(
         self,
