@@ -20,6 +20,8 @@ Shape shorthand: b batch, t frames, c channels (`num_feat`), h and w height and 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from basicsr.archs.arch_util import ResidualBlockNoBN, flow_warp, make_layer
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -45,8 +47,8 @@ class FRVSR(RecurrentNetwork):
     """
 
     scale = SCALE
-    estimates_flow = True
-    auxiliary_weights = {'warp': 1.0}  # noqa: RUF012
+    scales = (SCALE,)
+    auxiliary_weights: ClassVar = {'warp': 1.0}
 
     def __init__(self, num_feat: int = 128, num_block: int = 10, residual: bool = False, lr_at_corner: bool = True):
         super().__init__()

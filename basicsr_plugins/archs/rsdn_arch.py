@@ -18,6 +18,8 @@ Shape shorthand: b batch, c channels (`num_feat`), h and w height and width of t
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
@@ -41,8 +43,9 @@ class RSDN(RecurrentNetwork):
     """
 
     scale = SCALE
+    scales = (SCALE,)
     min_size = 2
-    auxiliary_weights = {'structure': 1.0, 'detail': 1.0}  # noqa: RUF012
+    auxiliary_weights: ClassVar = {'structure': 1.0, 'detail': 1.0}
 
     def __init__(self, num_feat: int = 128, num_block: int = 9):
         super().__init__()

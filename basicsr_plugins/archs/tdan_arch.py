@@ -3,7 +3,7 @@
 Paper: Tian, Zhang, Fu, Xu, CVPR 2020. A sliding-window network without flow: the features of the supporting frames are
 aligned to those of the centre frame by a cascade of deformable convolutions without modulation, made into images again,
 and upscaled together with the centre frame. The aligned images are compared with the centre frame in training. At the
-defaults it has 1,970,819 parameters (paper: 1.97 M).
+defaults it has 1,970,819 parameters (published: 1.9 M, 1.97 M).
 
 Choices, where the official code and mmagic's differ:
 
@@ -19,6 +19,7 @@ Shape shorthand: b batch, n frames of the window, c channels (`num_feat`), h and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
@@ -48,7 +49,8 @@ class TDAN(nn.Module):
 
     input_type = 'window'
     scale = 4
-    auxiliary_weights = {'aligned': 0.01}  # noqa: RUF012
+    scales = (4,)
+    auxiliary_weights: ClassVar = {'aligned': 0.01}
 
     def __init__(
         self,
