@@ -119,7 +119,7 @@ def test_without_its_last_convolution_it_upsamples(lr_at_corner):
 
 
 def test_upsampling_from_corners():
-    """LR pixel j is HR pixel 4 * j; linear ramps stay; Keys' kernel, a = -0.75, half-way: -3/32, 19/32, 19/32, -3/32."""
+    """LR pixel j is HR pixel 4 * j; half-way Keys' kernel with a = -0.75 is -3/32, 19/32, 19/32, -3/32."""
     x = torch.rand(2, 3, 8, 9, dtype=torch.float64)
     y = upsample_from_corners(x, 4)
     torch.testing.assert_close(y[:, :, ::4, ::4], x)
