@@ -15,6 +15,7 @@ Shape shorthand: h and w height and width of the GT frame.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import numpy as np
@@ -23,6 +24,8 @@ from basicsr.data.data_util import duf_downsample
 from torch import Tensor
 from torch.nn import functional as F
 
+from basicsr_plugins.data.clips import ClipReader
+from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.errors import InputError, suggest
 
 SCALE = 4
@@ -79,6 +82,43 @@ def bd_downsample_images(images: np.ndarray, name: str, scale: int = SCALE) -> n
     frames = torch.from_numpy(images[:, :h, :w].astype(np.float32) / peak).permute(0, 3, 1, 2)
     lq = bd_downsample(frames, name, scale).permute(0, 2, 3, 1).numpy()
     return (lq.clip(0, 1) * peak).round().astype(images.dtype)
+
+
+class DegradedReader:
+    """LR frames made of a GT reader's frames, whole ones, when they are read; takes a `ClipReader`'s place.
+
+    Args:
+        gt: Reads the GT.
+        name, scale: As in `bd_downsample`.
+
+    Raises:
+        InputError: If the name is unknown or the scale is another than 4.
+    """
+
+    def __init__(self, gt: ClipReader, name: str, scale: int):
+        check_convention(name, scale)
+        self.gt, self.name, self.scale = gt, name, scale
+        self.root = gt.root
+
+    def clips(self) -> list[ClipInfo]:
+        return self.gt.clips()
+
+    def read(self, clip: str, frame: str) -> np.ndarray:
+        """(h // 4, w // 4, 3), BGR, uint8."""
+        return bd_downsample_images(self.gt.read(clip, frame)[None], self.name, self.scale)[0]
+
+
+def required_keys(where: str, opt: Mapping, keys: Iterable[str]) -> list[str]:
+    """A dataset's required keys: with `degradation` LR frames are made, not read, and there must be GT.
+
+    Raises:
+        InputError: If LR frames are given all the same.
+    """
+    if opt.get('degradation') is None:
+        return list(keys)
+    if 'dataroot_lq' in opt:
+        raise InputError(f'{where}: degradation makes the LQ frames of the GT; leave dataroot_lq or degradation out.')
+    return [*(key for key in keys if key not in ('dataroot_lq', 'dataroot_gt')), 'dataroot_gt']
 
 
 # ---------------------------------------------------------------------------- the conventions

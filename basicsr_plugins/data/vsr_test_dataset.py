@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from basicsr_plugins.data.bd_lr import DegradedReader, required_keys
 from basicsr_plugins.data.clips import ClipReader, check_io_backend, check_scale, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.errors import InputError, check_keys
@@ -23,6 +24,7 @@ from basicsr_plugins.errors import InputError, check_keys
 REQUIRED_KEYS = ['name', 'type', 'phase', 'scale', 'dataroot_lq', 'io_backend']  # phase, scale: added by the toolbox
 # `num_frame` stands in the toolbox's option files: a clip is whole, and a network knows its window
 OPTIONAL_KEYS = (
+    'degradation',
     'dataroot_gt',
     'meta_info_file',
     'val_partition',
@@ -43,6 +45,7 @@ class VSRTestDataset(Dataset):
     Args:
         opt: A section `datasets.val` or `datasets.test`. Keys:
             dataroot_lq (str), dataroot_gt (str, optional): Folders of clips, or LMDBs.
+            degradation (str, optional): Instead of `dataroot_lq`: make the LQ frames of the GT, see `data.bd_lr`.
             io_backend (dict): `type: disk` or `type: lmdb`.
             meta_info_file (str, optional): The clips to take; default: all.
             val_partition (str | list[str], optional): Only these of them: REDS4, official, a list, or none for all.
@@ -58,13 +61,16 @@ class VSRTestDataset(Dataset):
 
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "test")}'
-        check_keys(where, opt, REQUIRED_KEYS, OPTIONAL_KEYS)
+        check_keys(where, opt, required_keys(where, opt, REQUIRED_KEYS), OPTIONAL_KEYS)
         check_io_backend(where, opt['io_backend'])
         self.opt = opt
         self.scale = opt['scale']
         gt_root = opt.get('dataroot_gt')
-        self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
         self.gt = ClipReader(gt_root, opt['io_backend'], f'{where}: dataroot_gt') if gt_root is not None else None
+        if opt.get('degradation') is not None:
+            self.lq = DegradedReader(self.gt, opt['degradation'], self.scale)
+        else:
+            self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
 
         self.clips = paired_clips(self.lq, self.gt, opt.get('meta_info_file'))
         wanted = val_clip_names(where, opt.get('val_partition'), [lq.name for lq, _ in self.clips])

@@ -15,6 +15,7 @@ from basicsr.utils import get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
+from basicsr_plugins.data.bd_lr import bd_downsample, check_convention, required_keys
 from basicsr_plugins.data.clips import ClipReader, check_io_backend, check_scale, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.data.sampling import Draw, seeded
@@ -36,6 +37,7 @@ REQUIRED_KEYS = (
 )
 # from `num_worker_per_gpu` on for the toolbox's trainer and loader; `resume` is added when training resumes
 OPTIONAL_KEYS = (
+    'degradation',
     'meta_info_file',
     'val_partition',
     'test_mode',
@@ -63,6 +65,8 @@ class VSRTrainDataset(Dataset):
     Args:
         opt: The section `datasets.train`. Keys:
             dataroot_gt, dataroot_lq (str): Folders of clips, or LMDBs.
+            degradation (str, optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches, which may then
+                lie at any pixel, see `data.bd_lr`; they are not rounded to 8 bits.
             io_backend (dict): `type: disk` or `type: lmdb`.
             meta_info_file (str, optional): Lines `000 100 (720,1280,3)`; without it, the LMDB's own meta_info.txt or
                 the folders say which clips there are.
@@ -83,7 +87,7 @@ class VSRTrainDataset(Dataset):
 
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
-        check_keys(where, opt, REQUIRED_KEYS, OPTIONAL_KEYS)
+        check_keys(where, opt, required_keys(where, opt, REQUIRED_KEYS), OPTIONAL_KEYS)
         check_io_backend(where, opt['io_backend'])
         self.opt = opt
         self.num_frame = opt['num_frame']
@@ -98,8 +102,14 @@ class VSRTrainDataset(Dataset):
         if any(not isinstance(interval, int) or interval < 1 for interval in self.interval_list):
             raise InputError(f'{where}: interval_list must hold whole numbers from 1 on: {self.interval_list}.')
 
-        self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
+        self.degradation = opt.get('degradation')
+        if self.degradation is not None:
+            check_convention(self.degradation, self.scale)
+            self.lq, self.lq_scale = self.gt, 1
+        else:
+            self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
+            self.lq_scale = self.scale
         self.clips = self._long_enough(self._partition(where), where)
         self._read_sample(*self.clips[0], [0])  # sizes that do not fit stop here, not in the loader
         self.items = [
@@ -160,8 +170,11 @@ class VSRTrainDataset(Dataset):
             lqs, gts = self._crop(*self._read_sample(lq_clip, gt_clip, frames))
             images = augment([_as_float(image) for image in (*lqs, *gts)], self.use_hflip, self.use_rot)
         tensors = img2tensor(images)
+        lq = torch.stack(tensors[: self.num_frame])
+        if self.degradation is not None:  # after the flips, which would move the place of its pixels
+            lq = bd_downsample(lq, self.degradation, self.scale)
         return {
-            'lq': torch.stack(tensors[: self.num_frame]),
+            'lq': lq,
             'gt': torch.stack(tensors[self.num_frame :]),
             'key': f'{lq_clip.name}/{first:08d}',
         }
@@ -177,11 +190,11 @@ class VSRTrainDataset(Dataset):
         return frames
 
     def _read_sample(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int]) -> tuple[list, list]:
-        lqs = [self.lq.read(lq_clip.name, lq_clip.frames[i]) for i in frames]
         gts = [self.gt.read(gt_clip.name, gt_clip.frames[i]) for i in frames]
+        lqs = gts if self.lq is self.gt else [self.lq.read(lq_clip.name, lq_clip.frames[i]) for i in frames]
         for lq, gt, i in zip(lqs, gts, frames):
             lq_name, gt_name = (f'{clip.name}/{clip.frames[i]}' for clip in (lq_clip, gt_clip))
-            check_scale(lq, gt, self.scale, f'{lq_name} of {self.lq.root}', f'{gt_name} of {self.gt.root}')
+            check_scale(lq, gt, self.lq_scale, f'{lq_name} of {self.lq.root}', f'{gt_name} of {self.gt.root}')
             if lq.shape != lqs[0].shape:
                 raise InputError(f'{lq_name} of {self.lq.root} has another size than the frames before it.')
         h, w = gts[0].shape[:2]
@@ -191,7 +204,7 @@ class VSRTrainDataset(Dataset):
 
     def _crop(self, lqs: list, gts: list) -> tuple[list, list]:
         """The same random patch of all frames, while they are still uint8: converting whole frames costs more."""
-        gts, lqs = paired_random_crop(gts, lqs, self.gt_size, self.scale)
+        gts, lqs = paired_random_crop(gts, lqs, self.gt_size, self.lq_scale)
         # of a single frame the toolbox gives the bare image
         return (lqs, gts) if isinstance(lqs, list) else ([lqs], [gts])
 

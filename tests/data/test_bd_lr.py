@@ -6,6 +6,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, bd_downsample_images
+from basicsr_plugins.data.bicubic_lr import make_bicubic_lr
+from basicsr_plugins.data.vsr_test_dataset import VSRTestDataset
+from basicsr_plugins.data.vsr_train_dataset import VSRTrainDataset
 from basicsr_plugins.errors import InputError
 
 PHASE = {'bd_duf': 0.0, 'bd_mmagic': 1.5, 'bd_tecogan': 0.0}
@@ -99,3 +102,58 @@ def test_images(name, dtype):
 def test_wrong_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         bd_downsample(*arguments)
+
+
+# ---------------------------------------------------------------------------- in the datasets
+
+
+@pytest.mark.parametrize('num_frame', [1, 3])
+def test_training_samples(train_options, num_frame):
+    """LQ is made of the GT patch as it is after flips, which move the place of LR pixels otherwise."""
+    del train_options['dataroot_lq']
+    dataset = VSRTrainDataset({**train_options, 'num_frame': num_frame, 'degradation': 'bd_duf'})
+    firsts = set()
+    for index in range(12):
+        sample = dataset[index]
+        assert torch.equal(sample['lq'], bd_downsample(sample['gt'], 'bd_duf'))
+        assert sample['lq'].shape == (num_frame, 3, 8, 8)
+        rows = sample['gt'][0, 2] * 255  # in the blocks of the GT frames blue says the row
+        firsts.add(int((rows != rows[0, 0]).float().argmax()))
+    assert len(firsts) > 4  # patches begin anywhere, not only where a block does
+
+
+def test_clips_equal_generated_files(test_options, clip_folders, tmp_path):
+    """On the fly the test dataset gives the frames that generation writes."""
+    assert make_bicubic_lr(clip_folders / 'GT', tmp_path / 'BD', num_worker=0, degradation='bd_tecogan') > 0
+    written = VSRTestDataset({**test_options, 'io_backend': {'type': 'disk'}, **_roots(clip_folders, tmp_path)})
+    options = {**test_options, 'degradation': 'bd_tecogan'}
+    del options['dataroot_lq']
+    made = VSRTestDataset(options)
+    assert len(made) == len(written) == 4
+    for index in range(4):
+        ours, theirs = made[index], written[index]
+        assert ours['folder'] == theirs['folder']
+        assert torch.equal(ours['lq'], theirs['lq'])
+        assert torch.equal(ours['gt'], theirs['gt'])
+    with pytest.raises(InputError, match='degradation was bd_tecogan, is None'):  # bicubic LR frames do not go among these
+        make_bicubic_lr(clip_folders / 'GT', tmp_path / 'BD', num_worker=0)
+
+
+def _roots(clip_folders, tmp_path):
+    return {'dataroot_lq': str(tmp_path / 'BD'), 'dataroot_gt': str(clip_folders / 'GT')}
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'degradation': 'bd_duf'}, 'leave dataroot_lq or degradation out'),
+        ({'degradation': 'bd', 'dataroot_lq': None}, "no degradation 'bd'"),
+        ({'degradation': 'bd_duf', 'dataroot_lq': None, 'dataroot_gt': None}, "the key 'dataroot_gt' is missing"),
+    ],
+)
+@pytest.mark.parametrize('phase', ['train', 'test'])
+def test_wrong_options(train_options, test_options, phase, change, message):
+    options, dataset = (train_options, VSRTrainDataset) if phase == 'train' else (test_options, VSRTestDataset)
+    options = {key: value for key, value in {**options, **change}.items() if value is not None}
+    with pytest.raises(InputError, match=message):
+        dataset(options)
