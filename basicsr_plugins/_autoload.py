@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 MODULES = (  # each registers its classes when imported
     'archs.bicubic_arch',
     'archs.efar_arch',
+    'archs.frvsr_arch',
     'archs.msffn_arch',
+    'archs.rlsp_arch',
+    'archs.rrn_arch',
+    'archs.rsdn_arch',
+    'archs.tdan_arch',
     'data.vsr_train_dataset',
     'data.vsr_test_dataset',
     'metrics.tof',

@@ -198,4 +198,6 @@ class RecurrentNetwork(Steps, nn.Module):
             outputs.append(clip.step('upsample', i, state, backward_states[i]))
             backward_states[i] = None
             clip.keep(i, len(clip))
+        if isinstance(outputs[0], tuple):  # in training: the frames, and what losses of the network's own look at
+            return tuple(torch.stack(output, dim=1) for output in zip(*outputs))
         return torch.stack(outputs, dim=1)

@@ -16,6 +16,7 @@ from basicsr.utils import get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
+from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, check_convention, check_sources
 from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.data.sampling import Draw, DrawSampler, seeded
@@ -34,6 +35,8 @@ class VSRTrainDataset(Dataset):
     Args:
         opt: The section `datasets.train`. Keys:
             dataroot_gt, dataroot_lq (str): Folders of clips, or LMDBs.
+            degradation (str, optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches, which may then
+                lie at any pixel, see `data.bd_lr`; they are not rounded to 8 bits.
             io_backend (dict): `type: disk` or `type: lmdb`.
             meta_info_file (str, optional): Lines `000 100 (720,1280,3)`; without it, the LMDB's own meta_info.txt or
                 the folders say which clips there are.
@@ -51,7 +54,9 @@ class VSRTrainDataset(Dataset):
     """
 
     option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
-        **dict.fromkeys(('dataroot_gt', 'dataroot_lq'), Key('str', required=True)),
+        'dataroot_gt': Key('str', required=True),
+        'dataroot_lq': Key('str | None'),
+        'degradation': Key('str | None', choices=tuple(CONVENTIONS), noun='degradation'),
         'io_backend': IO_BACKEND,
         'meta_info_file': Key('str | None'),
         'val_partition': Key('str | list[str] | None'),
@@ -66,6 +71,7 @@ class VSRTrainDataset(Dataset):
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
         check_dataset_options(type(self), opt)
+        check_sources(where, opt)
         self.opt = opt
         self.num_frame = opt['num_frame']
         self.gt_size, self.scale = opt['gt_size'], opt['scale']
@@ -75,8 +81,14 @@ class VSRTrainDataset(Dataset):
         if self.gt_size < self.scale or self.gt_size % self.scale:
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
 
-        self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
+        self.degradation = opt.get('degradation')
+        if self.degradation is not None:
+            check_convention(self.degradation, self.scale)
+            self.lq, self.lq_scale = self.gt, 1
+        else:
+            self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
+            self.lq_scale = self.scale
         self.clips = self._long_enough(self._partition(where), where)
         self._read_sample(*self.clips[0], [0])  # sizes that do not fit stop here, not in the loader
         self.items = [
@@ -116,7 +128,7 @@ class VSRTrainDataset(Dataset):
         return (self.num_frame - 1) * interval + 1
 
     def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> DrawSampler:
-        """The sampler that gives every sample a seed of its own, around the toolbox's; `build_dataloader` asks for it."""
+        """The sampler that gives each sample a seed of its own, around the toolbox's; `build_dataloader` asks."""
         return DrawSampler(sampler, seed, batch_size, self.opt.get('resume'))
 
     def __len__(self) -> int:
@@ -141,8 +153,11 @@ class VSRTrainDataset(Dataset):
             lqs, gts = self._crop(*self._read_sample(lq_clip, gt_clip, frames))
             images = augment([_as_float(image) for image in (*lqs, *gts)], self.use_hflip, self.use_rot)
         tensors = img2tensor(images)
+        lq = torch.stack(tensors[: self.num_frame])
+        if self.degradation is not None:  # after the flips, which would move the place of its pixels
+            lq = bd_downsample(lq, self.degradation, self.scale)
         return {
-            'lq': torch.stack(tensors[: self.num_frame]),
+            'lq': lq,
             'gt': torch.stack(tensors[self.num_frame :]),
             'key': f'{lq_clip.name}/{first:08d}',
         }
@@ -158,11 +173,11 @@ class VSRTrainDataset(Dataset):
         return frames
 
     def _read_sample(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int]) -> tuple[list, list]:
-        lqs = [self.lq.read(lq_clip.name, lq_clip.frames[i]) for i in frames]
         gts = [self.gt.read(gt_clip.name, gt_clip.frames[i]) for i in frames]
+        lqs = gts if self.lq is self.gt else [self.lq.read(lq_clip.name, lq_clip.frames[i]) for i in frames]
         for lq, gt, i in zip(lqs, gts, frames):
             lq_name, gt_name = (f'{clip.name}/{clip.frames[i]}' for clip in (lq_clip, gt_clip))
-            check_scale(lq, gt, self.scale, f'{lq_name} of {self.lq.root}', f'{gt_name} of {self.gt.root}')
+            check_scale(lq, gt, self.lq_scale, f'{lq_name} of {self.lq.root}', f'{gt_name} of {self.gt.root}')
             if lq.shape != lqs[0].shape:
                 raise InputError(f'{lq_name} of {self.lq.root} has another size than the frames before it.')
         h, w = gts[0].shape[:2]
@@ -172,7 +187,7 @@ class VSRTrainDataset(Dataset):
 
     def _crop(self, lqs: list, gts: list) -> tuple[list, list]:
         """The same random patch of all frames, while they are still uint8: converting whole frames costs more."""
-        gts, lqs = paired_random_crop(gts, lqs, self.gt_size, self.scale)
+        gts, lqs = paired_random_crop(gts, lqs, self.gt_size, self.lq_scale)
         # of a single frame the toolbox gives the bare image
         return (lqs, gts) if isinstance(lqs, list) else ([lqs], [gts])
 

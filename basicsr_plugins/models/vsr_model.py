@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
-from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.networks import save_checkpoint
 from basicsr_plugins.models.restoration import prepare_sample, restore_frames
@@ -46,9 +46,10 @@ class VSRModel(VideoRecurrentModel):
 
     Args:
         opt: All options. Beside the toolbox's: `train: fix_flow` (iterations during which the flow network, and
-            IconVSR's EDVR, stay as they are), `train: flow_lr_mul` (factor on their learning rate), `val: save_img`
-            (also in training), `val: flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the
-            first and the last two frames of a clip).
+            IconVSR's EDVR, stay as they are), `train: flow_lr_mul` (factor on their learning rate), `train:
+            auxiliary_weights` (of the network's own losses, by name), `val: save_img` (also in training), `val:
+            flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the first and the last two frames
+            of a clip).
 
     Raises:
         InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
@@ -60,6 +61,7 @@ class VSRModel(VideoRecurrentModel):
             **TOOLBOX_TRAIN,
             'fix_flow': Key('count | None', low=0),
             'flow_lr_mul': Key('float', default=1, low=0),
+            'auxiliary_weights': Key('dict | None'),
             'amp': Key('str | None', default='none', choices=('none', 'bfloat16', 'float16')),
             'accumulate': Key('int', default=1, low=1, high=65536),
             'checkpointing': Key('bool', default=False),
@@ -155,6 +157,17 @@ class VSRModel(VideoRecurrentModel):
 
     # ---------------------------------------------------------------- training
 
+    def init_training_settings(self):
+        """As the toolbox's; the weights of the network's own losses are checked too."""
+        super().init_training_settings()
+        net = self.get_bare_model(self.net_g)
+        weights = getattr(net, 'auxiliary_weights', {})
+        asked = self.opt['train'].get('auxiliary_weights') or {}
+        check_keys('train: auxiliary_weights', asked, [], list(weights))
+        self.auxiliary_weights = {**weights, **asked}
+        if weights and self.cri_pix is None:
+            raise InputError(f'train: pixel_opt is missing: {type(net).__name__} takes it for its own losses too.')
+
     def feed_data(self, data):
         """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
         super().feed_data(data)
@@ -165,7 +178,36 @@ class VSRModel(VideoRecurrentModel):
         """One iteration, with the flow network frozen while `current_iter < fix_flow`."""
         if self.fix_flow_iter:
             self._freeze_flow(current_iter < self.fix_flow_iter)
-        super(VideoRecurrentModel, self).optimize_parameters(current_iter)
+        self.optimizer_g.zero_grad()
+        output = self.net_g(self.lq)
+        losses = self._losses(output)
+        sum(losses.values()).backward()
+        self.optimizer_g.step()
+        self.log_dict = self.reduce_loss_dict(losses)
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+
+    def _losses(self, output: Tensor | tuple[Tensor, ...]) -> OrderedDict[str, Tensor]:
+        """The toolbox's losses of the restored frames, and the network's own.
+
+        A network may have a method `auxiliary_losses(output, lq, gt, criterion)`, which compares what else it gives in
+        training by the pixel loss, and `auxiliary_weights`, by which its losses are weighted.
+
+        Args:
+            output: What the network gave: the restored frames, alone or first.
+        """
+        self.output = output[0] if isinstance(output, tuple) else output
+        losses = OrderedDict()
+        if self.cri_pix:
+            losses['l_pix'] = self.cri_pix(self.output, self.gt)
+        if self.cri_perceptual:
+            percep, style = self.cri_perceptual(self.output, self.gt)
+            losses.update({name: x for name, x in (('l_percep', percep), ('l_style', style)) if x is not None})
+        net = self.get_bare_model(self.net_g)
+        if hasattr(net, 'auxiliary_losses'):
+            auxiliary = net.auxiliary_losses(output, self.lq, self.gt, self.cri_pix)
+            losses.update({f'l_{name}': self.auxiliary_weights[name] * loss for name, loss in auxiliary.items()})
+        return losses
 
     def _freeze_flow(self, freeze: bool) -> None:
         """Freeze or train the parameters of `spynet` and `edvr`.
