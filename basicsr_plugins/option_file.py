@@ -312,7 +312,8 @@ def check_option_file(opt: Mapping, is_train: bool) -> None:
     if is_train:
         if is_ours(model):
             _check_schedule(opt['train'])
-        if getattr(model, 'init_training_settings', None) is SRModel.init_training_settings:
+        settings = getattr(model, 'init_training_settings', None)
+        if settings is SRModel.init_training_settings or (hasattr(model, 'option_keys') and is_ours(settings)):
             _check_losses(opt['train'])
         _check_logger(opt)
 
