@@ -137,7 +137,7 @@ class VSRTrainDataset(Dataset):
         return (self.num_frame - 1) * interval + 1
 
     def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> DrawSampler:
-        """Put a sampler around the toolbox's that gives every sample a seed of its own; `build_dataloader` asks for it."""
+        """The sampler that gives every sample a seed of its own, around the toolbox's; `build_dataloader` asks for it."""
         return DrawSampler(sampler, seed, batch_size, self.opt.get('resume'))
 
     def __len__(self) -> int:
