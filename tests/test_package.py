@@ -97,9 +97,7 @@ def test_the_wheel_holds_the_whole_package(wheel):
     package = PROJECT / 'basicsr_plugins'
     kept = [path for path in package.rglob('*') if path.is_file() and path.suffix != '.pyc']
     assert {path.relative_to(PROJECT).as_posix() for path in kept} <= names
-    assert any(name.endswith('/purelib/basicsr_plugins_autoload.pth') for name in names) or (
-        'basicsr_plugins_autoload.pth' in names
-    )
+    assert any(name.endswith('basicsr_plugins_autoload.pth') for name in names)
     assert any(name.endswith('/LICENSE') for name in names)
     assert not any(name.startswith('tests') for name in names)
     assert fields['Name'] == 'basicsr-plugins'
