@@ -1,30 +1,36 @@
-"""Train several networks alike on the demo clips, and benchmark them on clips that none has seen.
+"""Train EFAR, BasicVSR, MSFFN and EDVR alike on the demo clips and benchmark them on clips that none has seen.
+
+    python scripts/recipes/compare_networks.py --vid4 datasets/Vid4 \\
+        --spynet experiments/pretrained_models/flownet/spynet_sintel_final-3d2a1287.pth
 
 The networks are small, have about the same number of parameters beside the flow network, and see the same clips,
 patches, window length, iterations and seeds; the flow network of those that have one is trained beforehand and stays as
-it is.
+it is. Runs in the project folder. Interrupted, it goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures
-import copy
 import os
-import subprocess
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from flow_training import train_spynet
+from training import train_with
 
 from basicsr_plugins.benchmark.clips import find_roots
 from basicsr_plugins.benchmark.evaluation import Protocol
-from basicsr_plugins.benchmark.flow_training import train_spynet
-from basicsr_plugins.benchmark.report import terminal_table
-from basicsr_plugins.benchmark.runner import Benchmark, ProfileSettings, run_benchmark
+from basicsr_plugins.benchmark.methods import NetworkMethod
+from basicsr_plugins.benchmark.runner import run_benchmark
+from basicsr_plugins.benchmark.settings import Benchmark, ProfileSettings
+from basicsr_plugins.benchmark.tables import terminal_table
 from basicsr_plugins.data.demo_data import HELD_OUT, make_demo_data
 from basicsr_plugins.data.lmdb_store import pack_folder
-from basicsr_plugins.errors import InputError
+from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.models.entries import NetworkEntry
 
 OPTIONS = Path('options/train_EFAR_demo.yml')
@@ -56,29 +62,37 @@ NETWORKS = {  # 0.43 to 0.45 M parameters beside the flow network
 WITH_FLOW = ('EFAR', 'BasicVSR')
 
 
-def make_data() -> None:
-    """The demo clips and their LMDBs, as the quickstart makes them."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--spynet',
+        type=Path,
+        help="SpyNet weights in the format of BasicSR's SpyNet(load_path); without, one is trained on the demo clips",
+    )
+    parser.add_argument('--vid4', type=Path, help='benchmark on these clips too: a folder with GT and BIx4')
+    parser.add_argument('--iterations', type=int, default=1000)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='trainings at a time, of one thread each')
+    args = parser.parse_args()
     make_demo_data(DEMO)
     for kind in ('GT', 'BIx4'):
         pack_folder(DEMO / kind, DEMO / f'{kind}.lmdb')
+    folders = train_all(args.spynet or own_flow(), args.iterations, args.seeds, args.jobs)
+    benchmark_all(folders, args.iterations, args.vid4, shlex.join(['python', *sys.argv]))
 
 
-def flow_weights(spynet_path: Path | None) -> Path:
-    """The weights given, or those of a SpyNet trained on the demo clips' known motion, some minutes on a CPU."""
-    if spynet_path is None:
-        spynet_path = OWN_FLOW
-        error = train_spynet(DEMO, spynet_path)
-        print(f'{spynet_path}: end-point error {error:.3f} LR pixels on the held-out clips', flush=True)
-    return spynet_path
+def own_flow() -> Path:
+    """The weights of a SpyNet trained on the demo clips' known motion, some minutes on a CPU."""
+    error = train_spynet(DEMO, OWN_FLOW)
+    print(f'{OWN_FLOW}: end-point error {error:.3f} LR pixels on the held-out clips', flush=True)
+    return OWN_FLOW
 
 
-def train_all(
-    spynet_path: Path | None, iterations: int, seeds: Sequence[int], jobs: int
-) -> dict[tuple[str, int], Path]:
-    """Train every network with every seed, by BasicSR's own trainer; what is trained already is kept.
+def train_all(spynet_path: Path, iterations: int, seeds: Sequence[int], jobs: int) -> dict[tuple[str, int], Path]:
+    """Train every network with every seed; what is trained already is kept.
 
     Args:
-        spynet_path: The flow network's weights; without, see `flow_weights`.
+        spynet_path: The flow network's weights.
         iterations: Of each training.
         seeds: Of the trainings.
         jobs: Trainings at a time, of one thread each.
@@ -89,10 +103,12 @@ def train_all(
     Raises:
         InputError: If a training fails, naming its log.
     """
-    spynet_path = flow_weights(spynet_path)
-    runs = [(name, seed) for seed in seeds for name in NETWORKS]
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        folders = {run: pool.submit(train, *run, spynet_path, iterations) for run in runs}
+        folders = {
+            (name, seed): pool.submit(train_with, training_options(name, seed, spynet_path, iterations), RESULTS)
+            for seed in seeds
+            for name in NETWORKS
+        }
         try:
             return {run: folder.result() for run, folder in folders.items()}
         except InputError:
@@ -101,35 +117,12 @@ def train_all(
             raise
 
 
-def train(name: str, seed: int, spynet_path: Path, iterations: int) -> Path:
-    """Train one network, or go on with it; its experiment's folder."""
+def training_options(name: str, seed: int, spynet_path: Path, iterations: int) -> dict:
+    """The demo training's options with another network."""
     experiment = f'compare_{name}_{iterations}_seed{seed}'
     if name in WITH_FLOW and spynet_path == OWN_FLOW:
         experiment += '_own_flow'
-    folder = Path('experiments') / experiment
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    option_file = RESULTS / f'{experiment}.yml'
-    options = yaml.safe_dump(training_options(name, seed, experiment, spynet_path, iterations))
-    if folder.is_dir() and option_file.is_file() and option_file.read_text() != options:
-        raise InputError(f'{folder} was trained with other options than now; move it away, or {option_file}')
-    option_file.write_text(options)
-    if (folder / 'models' / f'net_g_{iterations}.pth').is_file():
-        print(f'{folder} is trained already', flush=True)
-        return folder
-    log = RESULTS / f'{experiment}.log'
-    command = [sys.executable, '-m', 'basicsr.train', '-opt', str(option_file), '--auto_resume']
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'passive'}
-    print(f'python {" ".join(command[1:])}   (log: {log})', flush=True)
-    with open(log, 'w', encoding='utf-8') as file:
-        result = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-    if result.returncode != 0:
-        raise InputError(f'training {name} stopped with exit code {result.returncode}; {log} says why')
-    return folder
-
-
-def training_options(name: str, seed: int, experiment: str, spynet_path: Path, iterations: int) -> dict:
-    """The demo training's options with another network."""
-    opt = copy.deepcopy(yaml.safe_load(OPTIONS.read_text(encoding='utf-8')))
+    opt = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
     opt.update(name=experiment, manual_seed=seed)
     opt['network_g'] = dict(NETWORKS[name])
     if name in WITH_FLOW:
@@ -152,11 +145,13 @@ def benchmark_all(folders: Mapping[tuple[str, int], Path], iterations: int, vid4
         vid4: A folder with GT and BIx4 of Vid4's clips; None to leave it out.
         command: For the reports.
     """
-    entries = [
-        NetworkEntry(
-            f'{name}, seed {seed}',
-            dict(NETWORKS[name]),
-            str(folders[name, seed] / 'models' / f'net_g_{iterations}.pth'),
+    methods = [
+        NetworkMethod(
+            NetworkEntry(
+                f'{name}, seed {seed}',
+                dict(NETWORKS[name]),
+                str(folders[name, seed] / 'models' / f'net_g_{iterations}.pth'),
+            )
         )
         for name, seed in sorted(folders, key=lambda run: (list(NETWORKS).index(run[0]), run[1]))
     ]
@@ -167,7 +162,7 @@ def benchmark_all(folders: Mapping[tuple[str, int], Path], iterations: int, vid4
         lq_root, gt_root = find_roots(data, protocol.scale)
         benchmark = Benchmark(
             out=RESULTS / name,
-            entries=entries,
+            others=methods,
             lq_root=lq_root,
             gt_root=gt_root,
             clip_names=clip_names,
@@ -178,3 +173,7 @@ def benchmark_all(folders: Mapping[tuple[str, int], Path], iterations: int, vid4
         )
         results = run_benchmark(benchmark)
         print(f'\n{benchmark.title}\n{terminal_table(results)}\n{benchmark.out / "report.html"}', flush=True)
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -10,9 +10,7 @@ import pytest
 import torch
 from basicsr.archs.arch_util import flow_warp
 from basicsr.archs.spynet_arch import SpyNet
-
-from basicsr_plugins.benchmark import flow_training
-from basicsr_plugins.benchmark.flow_training import (
+from flow_training import (
     FLOW,
     KNOWN,
     REF,
@@ -25,6 +23,7 @@ from basicsr_plugins.benchmark.flow_training import (
     shrink,
     train_spynet,
 )
+
 from basicsr_plugins.data.demo_data import CLIPS, load_motion, make_demo_data, motion_flow
 from basicsr_plugins.errors import InputError
 
@@ -186,7 +185,7 @@ def test_finished_file_is_kept_and_an_interrupted_training_leaves_none(demo, cli
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(flow_training, 'fit', stop)
+    monkeypatch.setattr('flow_training.fit', stop)
     with pytest.raises(KeyboardInterrupt):
         train_spynet(demo, tmp_path / 'spynet.pth')
     assert not list(tmp_path.iterdir())

@@ -7,16 +7,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import quickstart
+import training
 import yaml
+from comparison import comparison_sheet, comparison_table, read_metrics
 
-from basicsr_plugins.benchmark import quickstart
-from basicsr_plugins.benchmark.comparison import comparison_sheet, comparison_table, most_different, read_metrics
+from basicsr_plugins.benchmark.evaluation import most_different
 from basicsr_plugins.data.demo_data import CLIPS, HELD_OUT
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.upscaling import load_network
 from basicsr_plugins.video.opening import open_source
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 TOOLS = ('bash', 'cat', 'dirname', 'env', 'grep', 'ls', 'rm', 'tail', 'tee')
 
 METRICS = """dataset,iter,clip,psnr,ssim
@@ -132,9 +134,9 @@ def finished(tmp_path, monkeypatch):
         (models / f'net_g_{name}.pth').touch()
 
     def results(gain):
-        def run(module, arguments, show=None):
+        def run(module, option_file, results):
             assert module == 'basicsr.test'
-            name = yaml.safe_load(Path(arguments[1]).read_text())['name']
+            name = yaml.safe_load(option_file.read_text())['name']
             psnr = 25 + (gain if name == 'EFAR_demo' else 0)
             rows = [f'demo,{name},{clip},{psnr},0.7' for clip in (*HELD_OUT, 'average')]
             folder = Path('results') / name
@@ -143,7 +145,7 @@ def finished(tmp_path, monkeypatch):
             for clip in clips:
                 write_picture(folder / f'visualization/demo/{clip.name}/00000002_{name}.png', (32, 64))
 
-        monkeypatch.setattr(quickstart, 'run_toolbox', run)
+        monkeypatch.setattr(training, 'run_toolbox', run)
 
     return results
 
@@ -157,7 +159,7 @@ def test_results_are_printed_and_their_paths_last(finished, capsys):
     finished(gain=0.5)
     assert quickstart.quickstart() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any('holds the trained network; --fresh' in line for line in lines)
+    assert any('experiments/EFAR_demo is trained already' in line for line in lines)
     films = ['000.mp4', '000_bicubic_and_EFAR.mp4']
     names = ['table.txt', *(f'{clip}.png' for clip in HELD_OUT), *films]
     assert lines[-6:] == [f'results/quickstart/{name}' for name in names]
@@ -173,11 +175,10 @@ def test_efar_below_bicubic_fails_loudly(finished, capsys):
 
 
 def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(quickstart, 'RESULTS', tmp_path)
     (tmp_path / 'broken.py').write_text('print("the reason")\nraise SystemExit(3)\n')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     with pytest.raises(InputError, match=r'exit code 3; .*broken_some\.log says why'):
-        quickstart.run_toolbox('broken', ['-opt', 'options/some.yml'])
+        training.run_toolbox('broken', Path('options/some.yml'), tmp_path)
     assert capsys.readouterr().err == 'the reason\n'
 
 

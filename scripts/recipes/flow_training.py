@@ -1,4 +1,4 @@
-"""Train the toolbox's SpyNet on the known motion of the demo clips, for those who have no trained weights.
+"""Train the toolbox's SpyNet on known motion, such as that of the demo clips, for those who have no trained weights.
 
 SpyNet adds up flow over six levels, from frames shrunk by 32 to the frames themselves, and each level does the same:
 it sees a frame, the other frame warped by the flow so far, and that flow, and gives what the flow still lacks. So one
@@ -40,6 +40,7 @@ WARM_UP = 30
 REF, SUPP, FLOW, KNOWN = slice(0, 3), slice(3, 6), slice(6, 8), slice(8, 9)  # channels of a pair
 
 FlowNet = Callable[[Tensor, Tensor], Tensor]
+Sampler = Callable[[int, int], Tensor]  # number and side -> pairs (number, 9, side, side)
 
 
 @dataclass
@@ -82,7 +83,9 @@ def train_spynet(data: Path, path: Path, iterations: int = 2000, seed: int = 0) 
     """
     names = clip_names(data)
     if not path.is_file():
-        net = trained([load_clip(data, name) for name in names if name not in HELD_OUT], iterations, seed)
+        clips = [load_clip(data, name) for name in names if name not in HELD_OUT]
+        rng = np.random.default_rng(seed)
+        net = fit_spynet(lambda number, size: sample_crops(clips, rng, number, size), rng, iterations, seed)
         weights = {f'basic_module.{key}': value for key, value in net.basic_module.state_dict().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint({'params': weights}, path)
@@ -114,7 +117,7 @@ def clip_names(data: Path) -> list[str]:
     """The names of a demo dataset's clips."""
     manifest = data / 'demo_data.json'
     if not manifest.is_file():
-        raise InputError(f'{manifest} is missing; make the dataset with scripts/data_preparation/make_demo_data.py')
+        raise InputError(f'{manifest} is missing; make the dataset with scripts/data_preparation/make_demo_data.py.')
     return list(json.loads(manifest.read_text(encoding='utf-8'))['clips'])
 
 
@@ -139,23 +142,29 @@ def lr_flow(motion: dict, t: int, s: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(flow), torch.from_numpy(known[None].astype(np.float32))
 
 
-def trained(clips: list[FlowClip], iterations: int, seed: int) -> SpyNet:
-    """Train a SpyNet on these clips: one level on patches, then all."""
-    rng = np.random.default_rng(seed)
+def fit_spynet(sample: Sampler, rng: np.random.Generator, iterations: int, seed: int) -> SpyNet:
+    """Train a SpyNet on pairs of frames with known flow: one level on patches, then all.
+
+    Args:
+        sample: Gives so many square patches of pairs, of channels `REF`, `SUPP`, `FLOW`, `KNOWN`, anew each time.
+        rng: Of the shifts by which flow is wrong at the start.
+        iterations: As in `train_spynet`.
+        seed: Of the weights at the start.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = SpyNet()
         level = net.basic_module[0]
         init_level(level)
-    fit(level, level_losses(net, clips, rng), iterations, PATCH_LR, 'SpyNet, one level')
+    fit(level, level_losses(net, sample, rng), iterations, PATCH_LR, 'SpyNet, one level')
     for other in net.basic_module[1:]:
         other.load_state_dict(level.state_dict())
-    fit(net, net_losses(net, clips, rng), iterations // 5, CROP_LR, 'SpyNet, all levels')
+    fit(net, net_losses(net, sample), iterations // 5, CROP_LR, 'SpyNet, all levels')
     return net
 
 
 def init_level(level: nn.Module) -> None:
-    """Draw the weights of a level, the first layer such that it sees motion from the start.
+    """Initialize the weights of a level, the first layer such that it sees motion from the start.
 
     Half of its filters take the difference of the two frames, the others what they have in common, none the brightness,
     and colour is left to be learnt: it shortens the start, in which the flow stays near zero.
@@ -193,14 +202,14 @@ def fit(net: nn.Module, losses: Iterator[Tensor], iterations: int, lr: float, la
             progress.update()
 
 
-def level_losses(net: SpyNet, clips: list[FlowClip], rng: np.random.Generator) -> Iterator[Tensor]:
-    """The first level's error in mending flow that is wrong by a shift.
+def level_losses(net: SpyNet, sample: Sampler, rng: np.random.Generator) -> Iterator[Tensor]:
+    """The first level's error in correcting flow that is wrong by a shift.
 
     Half of the patches are from frames, half from frames shrunk by 2, as the level below the last sees them.
     """
     n = PATCH_BATCH // 2
     while True:
-        pair = torch.cat([draw_crops(clips, rng, n, PATCH), shrink(draw_crops(clips, rng, n, 2 * PATCH))])
+        pair = torch.cat([sample(n, PATCH), shrink(sample(n, 2 * PATCH))])
         shift = rng.uniform(*SHIFT, (2 * n, 1, 1, 1)) * rng.standard_normal((2 * n, 2, 1, 1))
         shift = torch.from_numpy(shift.astype(np.float32)).expand_as(pair[:, FLOW])
         flow = pair[:, FLOW] + shift
@@ -209,10 +218,10 @@ def level_losses(net: SpyNet, clips: list[FlowClip], rng: np.random.Generator) -
         yield masked_error(net.basic_module[0](torch.cat([ref, warped, flow], 1)), -shift, pair[:, KNOWN])
 
 
-def net_losses(net: SpyNet, clips: list[FlowClip], rng: np.random.Generator) -> Iterator[Tensor]:
+def net_losses(net: SpyNet, sample: Sampler) -> Iterator[Tensor]:
     """The end-point error of the whole network on crops of frames."""
     while True:
-        pair = draw_crops(clips, rng, CROP_BATCH, CROP)
+        pair = sample(CROP_BATCH, CROP)
         yield masked_error(net(pair[:, REF], pair[:, SUPP]), pair[:, FLOW], pair[:, KNOWN])
 
 
@@ -222,7 +231,7 @@ def masked_error(flow: Tensor, target: Tensor, known: Tensor) -> Tensor:
     return (distance * known).sum() / known.sum().clamp(min=1)
 
 
-def draw_crops(clips: list[FlowClip], rng: np.random.Generator, number: int, size: int) -> Tensor:
+def sample_crops(clips: list[FlowClip], rng: np.random.Generator, number: int, size: int) -> Tensor:
     """Random crops of random pairs, (number, 9, size, size), flipped and transposed; long clips come more often."""
     lengths = np.array([len(clip.frames) for clip in clips])
     crops = []

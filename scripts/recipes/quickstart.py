@@ -1,30 +1,28 @@
-"""The main job of `scripts/quickstart.sh`: demo clips, LMDBs, a small EFAR, how it compares with bicubic, and
-a film that it upscales.
+"""Demo clips, LMDBs, a small EFAR, how it compares with bicubic, and a film that it upscales.
 
-What each step leaves behind is taken up by the next run: clips, LMDBs, training states and the trained network.
+Run it by `bash scripts/quickstart.sh`. What each step leaves behind is taken up by the next run: clips, LMDBs, training
+states and the trained network.
 """
 
-import os
+from __future__ import annotations
+
+import argparse
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
+import training
 import yaml
+from comparison import comparison_sheet, comparison_table, enlarge, read_metrics
 from tqdm import tqdm
 
-from basicsr_plugins.benchmark.comparison import (
-    comparison_sheet,
-    comparison_table,
-    enlarge,
-    most_different,
-    read_metrics,
-)
+from basicsr_plugins.benchmark.evaluation import most_different
 from basicsr_plugins.data.demo_data import HELD_OUT, SCALE, load_motion, make_demo_data
 from basicsr_plugins.data.lmdb_store import pack_folder
-from basicsr_plugins.errors import InputError
+from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.upscaling import load_network, upscale
 
 DATA = Path('datasets/demo')
@@ -34,14 +32,20 @@ TESTS = {'bicubic': Path('options/test_Bicubic_demo.yml'), 'EFAR': Path('options
 ITERATION = re.compile(r'iter:\s*([\d,]*\d),.*l_pix: (\S+)')
 
 
-def quickstart(fresh=False):
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--fresh', action='store_true', help='train anew where a trained network is there already')
+    return quickstart(parser.parse_args().fresh)
+
+
+def quickstart(fresh: bool = False) -> int:
     """Run every step, from the project folder.
 
     Args:
-        fresh (bool): Train anew where a trained network is there already.
+        fresh: Train anew where a trained network is there already.
 
     Returns:
-        int: Exit code: 0, or 1 where EFAR does not end above bicubic on the held-out clips.
+        The exit code: 0, or 1 where EFAR does not end above bicubic on the held-out clips.
 
     Raises:
         InputError: A step failed.
@@ -74,22 +78,14 @@ def quickstart(fresh=False):
     return 0
 
 
-def say(step, text):
+def say(step: int, text: str) -> None:
     print(f'[{step}/6] {text}', flush=True)
 
 
-def train(fresh):
-    """Train with BasicSR's own trainer; go on with an interrupted training; keep a finished one."""
-    options = yaml.safe_load(TRAIN.read_text())
-    total_iter = options['train']['total_iter']
-    models = Path('experiments') / options['name'] / 'models'
-    names = ('latest', total_iter)  # latest is written last; of an earlier, shorter training there would be only that
-    if all((models / f'net_g_{name}.pth').is_file() for name in names) and not fresh:
-        print(f'{models} holds the trained network; --fresh trains it anew')
-        return
-    # without --auto_resume the toolbox moves an earlier experiment aside and begins anew
-    arguments = ['-opt', str(TRAIN), *([] if fresh else ['--auto_resume'])]
-    with tqdm(total=total_iter, unit='iter', desc='training') as progress:
+def train(fresh: bool) -> None:
+    """Train, with a bar of progress; keep a finished training."""
+    total_iter = yaml.safe_load(TRAIN.read_text())['train']['total_iter']
+    with tqdm(total=total_iter, unit='iter', desc='training', delay=1) as progress:
 
         def show(line):
             match = ITERATION.search(line)
@@ -97,41 +93,19 @@ def train(fresh):
                 progress.set_postfix_str(f'loss {float(match[2]):.4f}')
                 progress.update(int(match[1].replace(',', '')) - progress.n)
 
-        run_toolbox('basicsr.train', arguments, show)
+        training.train(TRAIN, RESULTS, fresh, show)
 
 
-def test(name):
+def test(name: str) -> dict[str, dict[str, float]]:
     """Run BasicSR's own test of one method; returns its metrics, as `read_metrics`."""
     path = TESTS[name]
     folder = Path('results') / yaml.safe_load(path.read_text())['name']
     shutil.rmtree(folder, ignore_errors=True)  # the toolbox would keep every earlier result under another name
-    run_toolbox('basicsr.test', ['-opt', str(path)])
+    training.run_toolbox('basicsr.test', path, RESULTS)
     return read_metrics(folder / 'metrics.csv')
 
 
-def run_toolbox(module, arguments, show=lambda line: None):
-    """Run `python -m module arguments`; what it says goes to a log and, line by line, to `show`."""
-    log_path = RESULTS / f'{module}_{Path(arguments[1]).stem}.log'
-    command = [sys.executable, '-m', module, *arguments]
-    tqdm.write(f'python {" ".join(command[1:])}   (log: {log_path})')
-    # The patches are so small that a second thread only waits for the first; the data has a process of its own.
-    environment = {'OMP_NUM_THREADS': '1', **os.environ} if module == 'basicsr.train' else None
-    with open(log_path, 'w', encoding='utf-8') as log:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-        with process:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                show(line)
-    if process.returncode:
-        last_lines = ''.join(log_path.read_text(encoding='utf-8').splitlines(keepends=True)[-5:])
-        print(last_lines, end='', file=sys.stderr)
-        raise InputError(f'python -m {module} stopped with exit code {process.returncode}; {log_path} says why')
-
-
-def write_sheet(clip, metrics):
+def write_sheet(clip: str, metrics: dict) -> Path:
     """Lay the middle frame of a clip side by side: LQ, bicubic, EFAR, GT; returns the path of the sheet."""
     frame = load_motion(DATA, clip)['num_frame'] // 2
     lq = enlarge(read_picture(DATA / f'BIx{SCALE}' / clip / f'{frame:08d}.png'), SCALE)
@@ -150,7 +124,7 @@ def write_sheet(clip, metrics):
     return sheet_path
 
 
-def write_films(clip):
+def write_films(clip: str) -> tuple[Path, Path]:
     """Upscale the LQ frames of a clip into a video, and one with bicubic at the left; returns their paths."""
     film, beside_bicubic = RESULTS / f'{clip}.mp4', RESULTS / f'{clip}_bicubic_and_EFAR.mp4'
     experiment = yaml.safe_load(TRAIN.read_text())['name']
@@ -159,8 +133,12 @@ def write_films(clip):
     return film, beside_bicubic
 
 
-def read_picture(path):
+def read_picture(path: Path) -> np.ndarray:
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
-        raise InputError(f'{path} is missing or damaged; run the quickstart again')
+        raise InputError(f'{path} is missing or damaged; run the quickstart again.')
     return picture
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -1,27 +1,26 @@
 """Train small EFARs that differ in one choice which the paper leaves open, and compare them on the held-out demo clips.
 
-    python scripts/compare_efar_choices.py --iterations 250 --seeds 0 1
+    python scripts/recipes/compare_efar_choices.py --iterations 250 --seeds 0 1
 
 Runs in the project folder, on the demo clips that scripts/quickstart.sh makes. Prints a table and leaves it, with the
-command and the machine, in results/efar_choices/choices.json.
+command and the machine, in results/efar_choices/choices.json. Interrupted, it goes on where it stopped.
 """
 
 import argparse
 import concurrent.futures
-import copy
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-import torch
 import yaml
+from comparison import read_metrics
+from training import train_with
 
-from basicsr_plugins.benchmark.comparison import read_metrics
+from basicsr_plugins.benchmark.machine import describe_machine, describe_versions
 from basicsr_plugins.errors import InputError, run_script
+from basicsr_plugins.files import write_atomically
 
 CHOICES = {
     'defaults': {},
@@ -41,7 +40,7 @@ def main():
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='trainings at a time, of one thread each')
     args = parser.parse_args()
     if not Path('datasets/demo/GT.lmdb').is_dir():
-        raise InputError('datasets/demo/GT.lmdb is missing; run bash scripts/quickstart.sh first')
+        raise InputError('datasets/demo/GT.lmdb is missing; run bash scripts/quickstart.sh first.')
 
     runs = [(label, seed) for seed in args.seeds for label in CHOICES]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
@@ -55,32 +54,23 @@ def main():
         'iterations': args.iterations,
         'seeds': args.seeds,
         'psnr': rows,
-        'torch': torch.__version__,
-        'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+        'versions': describe_versions(),
+        'machine': describe_machine('cpu'),
     }
-    (RESULTS / 'choices.json').write_text(json.dumps(record, indent=2) + '\n')
+    write_atomically(RESULTS / 'choices.json', json.dumps(record, indent=2) + '\n')
     print(RESULTS / 'choices.json')
 
 
 def train(label: str, seed: int, iterations: int) -> float:
-    """Train one of them by BasicSR's own trainer; its average PSNR on the held-out clips."""
-    name = f'choice_{label.replace(" ", "_")}_{seed}'
-    opt = copy.deepcopy(yaml.safe_load(OPTIONS.read_text()))
-    opt.update(name=name, manual_seed=seed)
+    """Train one of them; its average PSNR on the held-out clips."""
+    opt = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
+    opt.update(name=f'choice_{label.replace(" ", "_")}_{iterations}_{seed}', manual_seed=seed)
     opt['network_g'].update(CHOICES[label])
     opt['train']['total_iter'] = iterations
     opt['train']['scheduler']['periods'] = [iterations]
-    opt['val']['val_freq'] = iterations + 1  # the trainer validates at its end
-    opt['logger']['save_checkpoint_freq'] = iterations + 1
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f'{name}.yml'
-    path.write_text(yaml.safe_dump(opt, sort_keys=False))
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'passive'}
-    command = [sys.executable, '-W', 'ignore', '-m', 'basicsr.train', '-opt', str(path)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode != 0:
-        raise InputError(f'{" ".join(command)} failed: {result.stderr.strip().splitlines()[-1]}')
-    psnr = read_metrics(Path('experiments') / name / 'metrics.csv')['average']['psnr']
+    opt['val']['val_freq'] = iterations
+    opt['logger']['save_checkpoint_freq'] = iterations
+    psnr = read_metrics(train_with(opt, RESULTS) / 'metrics.csv')['average']['psnr']
     print(f'{label}, seed {seed}: {psnr:.3f} dB', flush=True)
     return psnr
 
