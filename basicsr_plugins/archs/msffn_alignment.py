@@ -107,7 +107,8 @@ class FlowAlignment(nn.Module):
 
     def forward(self, support: Tensor, feat: Tensor) -> Tensor:
         """Align `support` to `feat`, both (b, c + 3, h, w): a feature and its LR frame behind it -> (b, c, h, w)."""
-        flow = self.spynet(feat[:, -3:], support[:, -3:])  # from the centre frame to the supporting one
+        with torch.autocast(feat.device.type, enabled=False):  # flow is in pixels: half precision is too coarse for it
+            flow = self.spynet(feat[:, -3:].float(), support[:, -3:].float())  # from the centre frame to the other
         return flow_warp(support[:, :-3], flow.permute(0, 2, 3, 1))
 
 

@@ -188,6 +188,16 @@ def test_flow_alignment_follows_real_motion(shared):
 
 
 @torch.no_grad()
+def test_flow_keeps_its_precision():
+    """Under autocast it is the very flow of float32."""
+    alignment = shaken(FlowAlignment(None))
+    support, feat = torch.rand(2, 1, 7, 32, 40)
+    expected = alignment(support, feat)
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.testing.assert_close(alignment(support, feat), expected, rtol=0, atol=0)
+
+
+@torch.no_grad()
 def test_flow_alignment_in_the_network():
     """Each supporting feature is warped by the flow of its own frame; the mask and the condition see features alone."""
     net = shaken(MSFFN(**SMALL, num_frame=3, alignment='flow'))
