@@ -112,6 +112,7 @@ def test_siblings_that_there_are():
         'train_EFAR_REDS_5frames',
         'train_BasicVSR_REDS',
         'train_MSFFN_REDS',
+        'train_RSDN_REDS',
         'test_EFAR_REDS4_5frames',
         'test_EFAR_Vid4',
         'test_Bicubic_Vid4',
@@ -135,9 +136,13 @@ def test_training_fits_together(name):
     opt = read(name)
     train, sample = opt['train'], opt['datasets']['train']
     scheduler = train['scheduler']
-    assert sum(scheduler['periods']) >= train['total_iter']  # beyond them the toolbox's scheduler fails
-    assert len(scheduler['periods']) == len(scheduler.get('restart_weights', [1]))
-    assert scheduler['eta_min'] < train['optim_g']['lr'] * train.get('flow_lr_mul', 1)
+    if 'periods' in scheduler:
+        assert sum(scheduler['periods']) >= train['total_iter']  # beyond them the toolbox's scheduler fails
+        assert len(scheduler['periods']) == len(scheduler.get('restart_weights', [1]))
+        assert scheduler['eta_min'] < train['optim_g']['lr'] * train.get('flow_lr_mul', 1)
+    else:
+        assert sorted(scheduler['milestones']) == scheduler['milestones']
+        assert scheduler['milestones'][-1] <= train['total_iter']
     assert train['total_iter'] % opt['val']['val_freq'] == 0
     assert train['total_iter'] % opt['logger']['save_checkpoint_freq'] == 0
     network = arguments(opt['network_g'])
@@ -155,7 +160,9 @@ def test_datasets(name, data, monkeypatch):
             command = re.search(r'#   (sed (?:.*\\\n#)?.*)', header(name)).group(1).replace('\\\n#', '')
             subprocess.run(command, shell=True, check=True)
         else:
-            section |= {'dataroot_gt': 'GT', 'dataroot_lq': 'LQ', 'io_backend': {'type': 'disk'}}
+            section |= {'dataroot_gt': 'GT', 'io_backend': {'type': 'disk'}}
+            if 'degradation' not in section:  # which makes LQ frames of the GT
+                section['dataroot_lq'] = 'LQ'
         dataset = build_dataset({**section, 'phase': phase, 'scale': 4})
         sample = dataset[0]
         t = section.get('num_frame', 15)
