@@ -1,7 +1,7 @@
 """Recurrent networks as steps: training, upscaling and export go through the same ones.
 
-A network of this kind derives from `RecurrentNetwork` and defines steps instead of `forward`. Each is a pure function of
-tensors, and what it takes is said by the names of its arguments:
+A network of this kind derives from `RecurrentNetwork` and defines steps instead of `forward`. Each is a pure function
+of tensors, and what it takes is said by the names of its arguments:
 
     extract(frame) -> feat                  optional
     flow(frame, other) -> flow              optional; from `frame` to `other`, in pixels, channel 0 = x; in float32
@@ -35,8 +35,9 @@ from basicsr_plugins.errors import InputError
 
 State = Union[Tensor, 'tuple[Tensor, ...]']
 NEIGHBOURS = {'previous': -1, 'next': 1}
-INPUTS = ('frame', 'feat', 'state', 'backward_state') + tuple(
-    name for side in NEIGHBOURS for name in (f'{side}_frame', f'{side}_feat', f'flow_to_{side}')
+INPUTS = (
+    *('frame', 'feat', 'state', 'backward_state'),
+    *(name for side in NEIGHBOURS for name in (f'{side}_frame', f'{side}_feat', f'flow_to_{side}')),
 )
 CAME_FROM = {'backward_step': 1, 'forward_step': -1}  # where a pass's previous frame lies
 

@@ -43,8 +43,8 @@ from basicsr_plugins.benchmark.published import read_published
 from basicsr_plugins.benchmark.report import write_csv, write_report, write_text
 from basicsr_plugins.data.meta_info import write_file
 from basicsr_plugins.errors import InputError, one_line
-from basicsr_plugins.models.network_spec import fit_scale
 from basicsr_plugins.models.entries import NetworkEntry, bicubic
+from basicsr_plugins.models.network_spec import fit_scale
 
 KILLED = 'its process was killed, most likely for lack of memory'
 

@@ -15,7 +15,7 @@ Shape shorthand: h and w height and width of the GT frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -108,17 +108,18 @@ class DegradedReader:
         return bd_downsample_images(self.gt.read(clip, frame)[None], self.name, self.scale)[0]
 
 
-def required_keys(where: str, opt: Mapping, keys: Iterable[str]) -> list[str]:
-    """A dataset's required keys: with `degradation` LR frames are made, not read, and there must be GT.
+def check_sources(where: str, opt: Mapping) -> None:
+    """Check that a dataset has LQ frames, or GT and a `degradation` that makes them, and not both.
 
     Raises:
-        InputError: If LR frames are given all the same.
+        InputError: Naming the key that is missing or too much.
     """
-    if opt.get('degradation') is None:
-        return list(keys)
-    if 'dataroot_lq' in opt:
+    degraded = opt.get('degradation') is not None
+    if degraded and opt.get('dataroot_lq') is not None:
         raise InputError(f'{where}: degradation makes the LQ frames of the GT; leave dataroot_lq or degradation out.')
-    return [*(key for key in keys if key not in ('dataroot_lq', 'dataroot_gt')), 'dataroot_gt']
+    needed = 'dataroot_gt' if degraded else 'dataroot_lq'
+    if opt.get(needed) is None:
+        raise InputError(f'{where}: the key {needed!r} is missing.')
 
 
 # ---------------------------------------------------------------------------- the conventions

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,26 +17,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from basicsr_plugins.data.bd_lr import DegradedReader, required_keys
-from basicsr_plugins.data.clips import ClipReader, check_io_backend, check_scale, paired_clips, val_clip_names
+from basicsr_plugins.data.bd_lr import CONVENTIONS, DegradedReader, check_sources
+from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
-from basicsr_plugins.errors import InputError, check_keys
-
-REQUIRED_KEYS = ['name', 'type', 'phase', 'scale', 'dataroot_lq', 'io_backend']  # phase, scale: added by the toolbox
-# `num_frame` stands in the toolbox's option files: a clip is whole, and a network knows its window
-OPTIONAL_KEYS = (
-    'degradation',
-    'dataroot_gt',
-    'meta_info_file',
-    'val_partition',
-    'cache_data',
-    'num_frame',
-    'padding',
-    'pin_memory',
-    'persistent_workers',
-    'prefetch_mode',
-    'num_prefetch_queue',
-)
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.option_file import check_dataset_options
+from basicsr_plugins.option_schema import Key, Schema
 
 
 @DATASET_REGISTRY.register()
@@ -59,10 +46,21 @@ class VSRTestDataset(Dataset):
         InputError: If a key is unknown, missing or impossible, or the data do not fit it.
     """
 
+    option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
+        **dict.fromkeys(('dataroot_lq', 'dataroot_gt'), Key('str | None')),
+        'degradation': Key('str | None', choices=tuple(CONVENTIONS), noun='degradation'),
+        'io_backend': IO_BACKEND,
+        'meta_info_file': Key('str | None'),
+        'val_partition': Key('str | list[str] | None'),
+        'cache_data': Key('bool', default=False),
+        'num_frame': Key('int | None'),  # as the toolbox's option files have it: a clip is whole
+        'padding': Key('str | None', choices=('replicate', 'reflection', 'reflection_circle', 'circle')),
+    }
+
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "test")}'
-        check_keys(where, opt, required_keys(where, opt, REQUIRED_KEYS), OPTIONAL_KEYS)
-        check_io_backend(where, opt['io_backend'])
+        check_dataset_options(type(self), opt)
+        check_sources(where, opt)
         self.opt = opt
         self.scale = opt['scale']
         gt_root = opt.get('dataroot_gt')

@@ -7,52 +7,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 from basicsr.data.transforms import augment, paired_random_crop
 from basicsr.utils import get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from basicsr_plugins.data.bd_lr import bd_downsample, check_convention, required_keys
-from basicsr_plugins.data.clips import ClipReader, check_io_backend, check_scale, paired_clips, val_clip_names
+from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, check_convention, check_sources
+from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
-from basicsr_plugins.data.sampling import Draw, seeded
-from basicsr_plugins.errors import InputError, check_keys
-
-# `phase` and `scale` are added by the toolbox
-REQUIRED_KEYS = (
-    'name',
-    'type',
-    'phase',
-    'scale',
-    'dataroot_gt',
-    'dataroot_lq',
-    'io_backend',
-    'num_frame',
-    'gt_size',
-    'use_hflip',
-    'use_rot',
-)
-# from `num_worker_per_gpu` on for the toolbox's trainer and loader; `resume` is added when training resumes
-OPTIONAL_KEYS = (
-    'degradation',
-    'meta_info_file',
-    'val_partition',
-    'test_mode',
-    'interval_list',
-    'random_reverse',
-    'num_worker_per_gpu',
-    'batch_size_per_gpu',
-    'dataset_enlarge_ratio',
-    'use_shuffle',
-    'prefetch_mode',
-    'num_prefetch_queue',
-    'pin_memory',
-    'persistent_workers',
-    'resume',
-)
+from basicsr_plugins.data.sampling import Draw, DrawSampler, seeded
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.option_file import check_dataset_options
+from basicsr_plugins.option_schema import Key, Schema
 
 
 @DATASET_REGISTRY.register()
@@ -83,24 +53,33 @@ class VSRTrainDataset(Dataset):
         InputError: If a key is unknown, missing or impossible, or the data do not fit it.
     """
 
-    takes_draws = True
+    option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
+        'dataroot_gt': Key('str', required=True),
+        'dataroot_lq': Key('str | None'),
+        'degradation': Key('str | None', choices=tuple(CONVENTIONS), noun='degradation'),
+        'io_backend': IO_BACKEND,
+        'meta_info_file': Key('str | None'),
+        'val_partition': Key('str | list[str] | None'),
+        'test_mode': Key('bool', default=False),
+        'num_frame': Key('int', required=True, low=1, high=10000),
+        'gt_size': Key('int', required=True, low=1, high=65536),
+        'interval_list': Key('list[int]', default=[1], low=1, high=10000),
+        'random_reverse': Key('bool', default=False),
+        **dict.fromkeys(('use_hflip', 'use_rot'), Key('bool', required=True)),
+    }
 
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
-        check_keys(where, opt, required_keys(where, opt, REQUIRED_KEYS), OPTIONAL_KEYS)
-        check_io_backend(where, opt['io_backend'])
+        check_dataset_options(type(self), opt)
+        check_sources(where, opt)
         self.opt = opt
         self.num_frame = opt['num_frame']
         self.gt_size, self.scale = opt['gt_size'], opt['scale']
-        self.interval_list = list(opt.get('interval_list') or [1])
+        self.interval_list = list(opt.get('interval_list', [1]))
         self.random_reverse = opt.get('random_reverse', False)
         self.use_hflip, self.use_rot = opt['use_hflip'], opt['use_rot']
-        if self.num_frame < 1:
-            raise InputError(f'{where}: num_frame must be 1 or more, but is {self.num_frame}.')
         if self.gt_size < self.scale or self.gt_size % self.scale:
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
-        if any(not isinstance(interval, int) or interval < 1 for interval in self.interval_list):
-            raise InputError(f'{where}: interval_list must hold whole numbers from 1 on: {self.interval_list}.')
 
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
         self.degradation = opt.get('degradation')
@@ -147,6 +126,10 @@ class VSRTrainDataset(Dataset):
     def _span(self, interval: int) -> int:
         """Frames from the first to the last of a sample, both counted."""
         return (self.num_frame - 1) * interval + 1
+
+    def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> DrawSampler:
+        """The sampler that gives each sample a seed of its own, around the toolbox's; `build_dataloader` asks."""
+        return DrawSampler(sampler, seed, batch_size, self.opt.get('resume'))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -47,9 +47,7 @@ def restore_frames(
         raise InputError(f'padding is {padding!r}, but must be one of {", ".join(PADDING_MODES)}.')
     spec = spec_of(net)
     if flip_seq and spec.input_type != 'sequence':
-        raise InputError(
-            f'flip_seq is for recurrent networks, but {spec.name} takes one {spec.input_type} at a time.'
-        )
+        raise InputError(f'flip_seq is for recurrent networks, but {spec.name} takes one {spec.input_type} at a time.')
     if spec.input_type == 'sequence':
         return _restore_sequence(net, frames, flip_seq)
     if spec.input_type == 'window':

@@ -14,6 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,37 +28,12 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError, check_keys, one_line
-from basicsr_plugins.models.networks import check_network_options, save_checkpoint
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.networks import save_checkpoint
 from basicsr_plugins.models.restoration import prepare_sample, restore_frames
+from basicsr_plugins.option_file import TOOLBOX_TRAIN, check_model_options
+from basicsr_plugins.option_schema import Key, Schema
 
-TRAIN_KEYS = (
-    'ema_decay',
-    'optim_g',
-    'scheduler',
-    'total_iter',
-    'warmup_iter',
-    'fix_flow',
-    'flow_lr_mul',
-    'pixel_opt',
-    'perceptual_opt',
-    'auxiliary_weights',
-)
-PATH_KEYS = (
-    'pretrain_network_g',
-    'param_key_g',
-    'strict_load_g',
-    'resume_state',
-    'ignore_resume_networks',
-    # added by the toolbox
-    'experiments_root',
-    'results_root',
-    'models',
-    'training_states',
-    'log',
-    'visualization',
-)
-VAL_KEYS = ['val_freq', 'save_img', 'metrics', 'pbar', 'suffix', 'flip_seq', 'center_frame_only', 'inner_frames']
 BORDER_FRAMES = 2  # at each end, that do not count with `inner_frames`
 
 
@@ -80,13 +56,36 @@ class VSRModel(VideoRecurrentModel):
             not the network's.
     """
 
+    option_keys: ClassVar[Mapping[str, Schema]] = {  # all that it takes of these sections; `option_file` checks them
+        'train': {
+            **TOOLBOX_TRAIN,
+            'fix_flow': Key('count | None', low=0),
+            'flow_lr_mul': Key('float', default=1, low=0),
+            'auxiliary_weights': Key('dict | None'),
+            'amp': Key('str | None', default='none', choices=('none', 'bfloat16', 'float16')),
+            'accumulate': Key('int', default=1, low=1, high=65536),
+            'checkpointing': Key('bool', default=False),
+            'compile': Key('bool', default=False),
+            'max_skipped': Key('int', low=1),
+            'grad_clip': Key('float | None', above=0),
+        },
+        'val': {
+            'val_freq': Key('count', low=1),
+            'suffix': Key('name | None'),
+            **dict.fromkeys(('pbar', 'flip_seq', 'center_frame_only', 'inner_frames'), Key('bool', default=False)),
+        },
+        'path': {
+            'param_key_g': Key('str'),
+            'strict_load_g': Key('bool', default=True),
+            'ignore_resume_networks': Key('list[str] | None'),
+            # added by the toolbox
+            **dict.fromkeys(('experiments_root', 'results_root', 'models'), Key('str')),
+            **dict.fromkeys(('training_states', 'log', 'visualization'), Key('str')),
+        },
+    }
+
     def __init__(self, opt: Mapping):
-        check_network_options('network_g', opt.get('network_g') or {})
-        if opt['is_train']:
-            check_keys('train', opt['train'], ['optim_g', 'scheduler', 'total_iter'], TRAIN_KEYS)
-        if opt.get('val') is not None:
-            check_keys('val', opt['val'], ['val_freq', 'save_img'] if opt['is_train'] else ['save_img'], VAL_KEYS)
-        check_keys('path', opt['path'], [], PATH_KEYS)
+        check_model_options(type(self), opt)
         super().__init__(opt)
         for name in ('net_g', 'net_g_ema'):
             if hasattr(self, name):

@@ -135,7 +135,9 @@ def test_clips_equal_generated_files(test_options, clip_folders, tmp_path):
         assert ours['folder'] == theirs['folder']
         assert torch.equal(ours['lq'], theirs['lq'])
         assert torch.equal(ours['gt'], theirs['gt'])
-    with pytest.raises(InputError, match='degradation was bd_tecogan, is None'):  # bicubic LR frames do not go among these
+    with pytest.raises(
+        InputError, match='degradation was bd_tecogan, is None'
+    ):  # bicubic LR frames do not go among these
         make_bicubic_lr(clip_folders / 'GT', tmp_path / 'BD', num_worker=0)
 
 

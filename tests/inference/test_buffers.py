@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference.buffers import MemoryFrames, DiskFrames, DiskStates
+from basicsr_plugins.inference.buffers import DiskFrames, DiskStates, MemoryFrames
 
 
 @pytest.mark.parametrize(
