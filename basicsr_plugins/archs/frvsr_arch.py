@@ -95,7 +95,7 @@ class FRVSR(RecurrentNetwork):
         """The output (b, 3, 4 * h, 4 * w) from the frame's own state."""
         return depth_to_space(state, SCALE)
 
-    def auxiliary_losses(self, output: Tensor, lq: Tensor, gt: Tensor, criterion) -> dict:
+    def auxiliary_losses(self, output: Tensor, lq: Tensor, gt: Tensor, criterion: nn.Module) -> dict[str, Tensor]:
         """The warping loss of FNet: each LR frame against the previous one, warped onto it.
 
         Args:

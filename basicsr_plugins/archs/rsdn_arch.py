@@ -112,7 +112,9 @@ class RSDN(RecurrentNetwork):
             return output
         return output, F.pixel_shuffle(structure, SCALE), F.pixel_shuffle(detail, SCALE)
 
-    def auxiliary_losses(self, output: tuple[Tensor, Tensor, Tensor], lq: Tensor, gt: Tensor, criterion) -> dict:
+    def auxiliary_losses(
+        self, output: tuple[Tensor, Tensor, Tensor], lq: Tensor, gt: Tensor, criterion: nn.Module
+    ) -> dict[str, Tensor]:
         """Losses of structure and detail.
 
         Args:

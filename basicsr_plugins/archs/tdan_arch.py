@@ -120,7 +120,9 @@ class TDAN(nn.Module):
     def _reconstruct(self, aligned: Tensor) -> Tensor:
         return self.conv_last(self.reconstruction(aligned.flatten(1, 2) - 0.5)) + 0.5
 
-    def auxiliary_losses(self, output: tuple[Tensor, Tensor], lq: Tensor, gt: Tensor, criterion) -> dict:
+    def auxiliary_losses(
+        self, output: tuple[Tensor, Tensor], lq: Tensor, gt: Tensor, criterion: nn.Module
+    ) -> dict[str, Tensor]:
         """The alignment loss: each aligned image against the centre LR frame.
 
         Args:

@@ -157,7 +157,7 @@ class VSRModel(VideoRecurrentModel):
 
     # ---------------------------------------------------------------- training
 
-    def init_training_settings(self):
+    def init_training_settings(self) -> None:
         """As the toolbox's; the weights of the network's own losses are checked too."""
         super().init_training_settings()
         net = self.get_bare_model(self.net_g)
