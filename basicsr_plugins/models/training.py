@@ -32,9 +32,16 @@ class TrainingModel(VideoRecurrentModel):
     """Trains networks of any kind on any device, and takes training up again. `VSRModel` lists the options."""
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As the toolbox's; a network without parameters, like `Bicubic`, has nothing to distribute."""
+        """As the toolbox's; a network without parameters, like `Bicubic`, has nothing to distribute.
+
+        In training, kernels lie as the convolutions of a CPU, and those in half precision, want them: channels last.
+        """
         if not any(parameter.requires_grad for parameter in net.parameters()):
             return net.to(self.device)
+        if self.is_train and (self.device.type == 'cpu' or (self.opt['train'].get('amp') or 'none') != 'none'):
+            for parameter in net.parameters():
+                if parameter.dim() == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return super().model_to_device(net)
 
     # ---------------------------------------------------------------- what is saved and loaded
@@ -86,6 +93,10 @@ class TrainingModel(VideoRecurrentModel):
     def resume_training(self, resume_state):
         """As the toolbox's; the scale of float16 losses, and from `metrics.csv` the best metrics, are known again."""
         super().resume_training(resume_state)
+        for parameter, state in self.optimizer_g.state.items():
+            for name, value in state.items():  # fused optimizers go through both as they lie
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter).copy_(value)
         if self.scaler.is_enabled() and 'scaler' in resume_state:
             self.scaler.load_state_dict(resume_state['scaler'])
         path = Path(self.opt['path']['log']) / 'metrics.csv'

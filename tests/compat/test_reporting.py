@@ -10,7 +10,7 @@ def test_excepthook(run, tmp_path):
     result = run('python', '-W', 'ignore', '-c', program, cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert result.stderr == 'error: num_frame is 99. It must be less.\n'
-    without = run('python', '-c', program.replace('import basicsr;', ''), cwd=tmp_path, check=False)
+    without = run('python', '-c', program.replace('import basicsr; ', ''), cwd=tmp_path, check=False)
     assert 'Traceback' in without.stderr
     other = run('python', '-c', RAISE.format("ValueError('other')"), cwd=tmp_path, check=False)
     assert 'Traceback' in other.stderr
@@ -41,6 +41,6 @@ def test_killed_worker(run, tmp_path):
     (tmp_path / 'killed.py').write_text(KILLED)
     result = run('python', '-W', 'ignore', 'killed.py', cwd=tmp_path, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith('error: a process that loads data is gone (DataLoader worker (pid ')
+    assert result.stderr.startswith('error: a process that loads data is gone (DataLoader worker (pid')
     assert result.stderr.endswith('lower num_worker_per_gpu; --auto_resume goes on from the last state.\n')
     assert len(result.stderr.splitlines()) == 1

@@ -176,7 +176,7 @@ def test_gradients_are_clipped(options):  # noqa: F811
 def test_compiled_steps_give_the_same(options, monkeypatch):  # noqa: F811
     """By the compiler's front end alone: what generates code takes minutes."""
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
-    options['network_g'] = {'type': 'RLSP', 'num_feat': 8, 'num_layer': 2}
+    options['network_g'] = {'type': 'RLSP', 'num_feat': 8, 'num_conv': 2}
     eager, model = build(options), build(options, compile=True)
     expected = gradients(eager, sample(size=16))
     for name, gradient in gradients(model, sample(size=16)).items():
