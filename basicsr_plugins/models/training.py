@@ -260,8 +260,8 @@ class TrainingModel(VideoRecurrentModel):
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         skip = ~torch.isfinite(norm + sum(self.losses.values()))
         self.skipped.count(skip)
-        if self.device.type != 'cpu' and all(group.get('fused') for group in optimizer.param_groups):
-            optimizer.found_inf = skip.float()  # the optimizer's kernel looks at it
+        if all(group.get('fused') for group in optimizer.param_groups):
+            optimizer.found_inf = skip.float()  # its kernel looks at it, so that nothing waits for the device
             optimizer.step()
         elif not skip:
             optimizer.step()
