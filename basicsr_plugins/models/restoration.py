@@ -135,6 +135,8 @@ def run_padded(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
     bottom, right = (-side % spec.size_multiple for side in padded.shape[-2:])
     padded = _pad(padded, bottom, right, 'reflect' if bottom < h and right < w else 'replicate')
     output = net(padded)
+    if padded is x:
+        return output
     s = output.size(-1) // padded.size(-1)
     return output[..., : s * h, : s * w]
 
@@ -172,7 +174,7 @@ def run_sequence(net: nn.Module, lq: Tensor) -> Tensor:
     output = run_padded(net, spec, prepare_lq(spec, longer))
     if spec.time_scale > 1:
         return output[:, : spec.time_scale * (t - 1) + 1]
-    return finish(spec, output[:, :t], lq)
+    return finish(spec, output[:, : output.size(1) + t - longer.size(1)], lq)
 
 
 def _restore_images(net: nn.Module, spec: NetworkSpec, frames: Sequence[Tensor]) -> Iterator[Tensor]:
