@@ -83,5 +83,5 @@ def register():
     compat.apply()
     for module in MODULES:
         import_module(f'basicsr_plugins.{module}')
-    import_module('basicsr_plugins.data.sampling').use_draws()
+    import_module('basicsr_plugins.data.sampling').use_seeds()
     install_excepthook()

@@ -41,8 +41,8 @@ from basicsr_plugins.benchmark.profile import (
 )
 from basicsr_plugins.benchmark.published import read_published
 from basicsr_plugins.benchmark.report import write_csv, write_report, write_text
-from basicsr_plugins.data.meta_info import write_file
 from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.files import write_atomically
 from basicsr_plugins.models.entries import NetworkEntry, bicubic
 
 KILLED = 'its process was killed, most likely for lack of memory'
@@ -357,7 +357,7 @@ def this_commit() -> str | None:
 
 def write_part(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, (json.dumps(content) + '\n').encode())
+    write_atomically(path, (json.dumps(content) + '\n').encode())
 
 
 def read_part(path: Path) -> dict:

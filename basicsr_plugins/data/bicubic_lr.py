@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from basicsr_plugins.data.meta_info import StrPath, clips_from_folder, write_file
+from basicsr_plugins.data.meta_info import StrPath, clips_from_folder
 from basicsr_plugins.data.preparation import (
     cannot_write,
     default_num_worker,
@@ -19,6 +19,7 @@ from basicsr_plugins.data.preparation import (
     recorded,
 )
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import write_atomically
 
 SCALES = (2, 3, 4)
 
@@ -40,9 +41,9 @@ def make_bicubic_lr(source: StrPath, output: StrPath, scale: int = 4, num_worker
     """
     source, output = Path(source), Path(output)
     if scale not in SCALES:
-        raise InputError(f'the scale is {scale}; give one of {SCALES}')
+        raise InputError(f'the scale is {scale}; give one of {SCALES}.')
     if source.resolve() in (output.resolve(), *output.resolve().parents):
-        raise InputError(f'{output} lies in its own source {source}; give a path outside')
+        raise InputError(f'{output} lies in its own source {source}; give a path outside.')
     clips = clips_from_folder(source)
     frames = [
         (source / clip.name / name, output / clip.name / f'{Path(name).stem}.png')
@@ -52,6 +53,8 @@ def make_bicubic_lr(source: StrPath, output: StrPath, scale: int = 4, num_worker
     num_worker = default_num_worker() if num_worker is None else num_worker
     try:
         with recorded(output, describe(source, clips, scale=scale)):
+            for part in output.rglob('.*.part'):  # of a run that was killed while it wrote
+                part.unlink()
             return _make_frames(output, frames, scale, num_worker)
     except OSError as error:
         raise InputError(cannot_write(output, error)) from error
@@ -76,7 +79,7 @@ def bicubic_downsample(image: np.ndarray, scale: int) -> np.ndarray:
     return (lq.clip(0, 1) * peak).round().astype(image.dtype)
 
 
-def _make_frames(output, frames, scale, num_worker):
+def _make_frames(output: Path, frames: list[tuple[Path, Path]], scale: int, num_worker: int) -> int:
     todo = [(gt, lq, scale) for gt, lq in frames if not lq.exists()]
     for folder in {lq.parent for _, lq, _ in todo}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,11 +98,11 @@ def _make_frames(output, frames, scale, num_worker):
     return len(todo)
 
 
-def _make_frame(gt, lq, scale):
+def _make_frame(gt: Path, lq: Path, scale: int) -> tuple[int, int]:
     """Runs in a worker; returns the (h, w) of the ground truth."""
     image = read_image(gt)
     h, w = image.shape[:2]
     if min(h, w) < 2 * scale:
-        raise InputError(f'{gt} is {w}x{h}, too small to shrink by {scale}; give frames of {2 * scale} pixels or more')
-    write_file(lq, encode_png(bicubic_downsample(image, scale)))
+        raise InputError(f'{gt} is {w}x{h}, too small to shrink by {scale}; give frames of {2 * scale} pixels or more.')
+    write_atomically(lq, encode_png(bicubic_downsample(image, scale)))
     return h, w

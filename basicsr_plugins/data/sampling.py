@@ -1,7 +1,7 @@
 """The same seed gives the same samples, whatever the number of workers and processes, and after a resume.
 
 The toolbox seeds each DataLoader worker, so its crops and flips depend on how many workers there are, and a resumed run
-starts its epoch anew. Here every sample is drawn with a seed of its own: (seed, epoch, position in the epoch).
+starts its epoch anew. Here every sample has a seed of its own: (seed, epoch, position in the epoch).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch.utils.data import Sampler
 from basicsr_plugins.errors import InputError
 
 
-class Draw(NamedTuple):
-    """What the sampler gives to `__getitem__`: which item, and the seed of this draw of it."""
+class SeededIndex(NamedTuple):
+    """What the sampler gives to `__getitem__`: which item, and the seed of the sample made of it."""
 
     index: int
     seed: tuple[int, ...]
 
 
-class DrawSampler(Sampler):
-    """Give every draw of the toolbox's `EnlargedSampler` a seed of its own, and skip those that training has had.
+class SeededSampler(Sampler):
+    """Give every sample of the toolbox's `EnlargedSampler` a seed of its own, and skip those that training has had.
 
     Positions count over all processes: one process with batch 4 and two with batch 2 see the same samples.
 
@@ -41,19 +41,19 @@ class DrawSampler(Sampler):
         self.batch_size = batch_size
         self.resume = resume
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SeededIndex]:
         epoch = self.sampler.epoch
-        skip = self._draws_to_skip(epoch)
+        skip = self._samples_to_skip(epoch)
         for number, index in enumerate(self.sampler):
             if number >= skip:
                 position = number * self.sampler.num_replicas + self.sampler.rank
-                yield Draw(index, (self.seed, epoch, position))
+                yield SeededIndex(index, (self.seed, epoch, position))
 
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def _draws_to_skip(self, epoch: int) -> int:
-        """What the interrupted run has drawn in this epoch; none if that cannot be with this batch size."""
+    def _samples_to_skip(self, epoch: int) -> int:
+        """How many the interrupted run has had in this epoch; none if that cannot be with this batch size."""
         if self.resume is None or epoch != self.resume['epoch']:
             return 0
         batches = len(self.sampler) // self.batch_size
@@ -63,7 +63,7 @@ class DrawSampler(Sampler):
 
 @contextlib.contextmanager
 def seeded(seed: tuple[int, ...]) -> Iterator[None]:
-    """Seed Python's `random`, which the toolbox's crops and flips draw from, and put its state back afterwards."""
+    """Seed Python's `random`, which the choices of a sample come from, and put its state back afterwards."""
     state = random.getstate()
     random.seed(repr(seed))
     try:
@@ -72,8 +72,8 @@ def seeded(seed: tuple[int, ...]) -> Iterator[None]:
         random.setstate(state)
 
 
-def use_draws() -> None:
-    """Let `build_dataloader` wrap the sampler of those datasets that say `takes_draws = True`."""
+def use_seeds() -> None:
+    """Let a dataset put its own sampler around the toolbox's, by `make_sampler(sampler, batch_size, seed)`."""
     # not above: importing BasicSR imports this module, through the hook and the datasets
     import basicsr.data
 
@@ -81,12 +81,12 @@ def use_draws() -> None:
 
     def make(original):
         def build_dataloader(dataset, dataset_opt, num_gpu=1, dist=False, sampler=None, seed=None):
-            if sampler is not None and getattr(dataset, 'takes_draws', False):
+            if sampler is not None and hasattr(dataset, 'make_sampler'):
                 for key in ('batch_size_per_gpu', 'num_worker_per_gpu'):
                     if key not in dataset_opt:
                         raise InputError(f'datasets: {dataset_opt["name"]}: the key {key!r} is missing.')
                 batch_size = dataset_opt['batch_size_per_gpu'] * (1 if dist else max(num_gpu, 1))
-                sampler = DrawSampler(sampler, seed, batch_size, dataset_opt.get('resume'))
+                sampler = dataset.make_sampler(sampler, batch_size, seed)
             return original(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed)
 
         return build_dataloader
