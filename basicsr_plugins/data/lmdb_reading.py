@@ -69,11 +69,19 @@ def open_lmdb(lmdb_path: StrPath) -> lmdb.Environment:
     return env
 
 
-def close_lmdb(lmdb_path: StrPath) -> None:
-    """Let others in this process open the database, such as the toolbox; it is opened again where it is read again."""
-    with suppress(OSError):
-        stat = os.stat(os.path.join(lmdb_path, 'data.mdb'))
-        _OPEN.pop((stat.st_dev, stat.st_ino), None)
+@contextmanager
+def closed_afterwards(*lmdb_paths: StrPath) -> Iterator[None]:
+    """Close databases at the end of a block, so that others in this process can open them, such as the toolbox.
+
+    Whoever reads there through this module later opens them again. Paths that are no LMDBs do not count.
+    """
+    try:
+        yield
+    finally:
+        for path in lmdb_paths:
+            with suppress(OSError):
+                stat = os.stat(os.path.join(path, 'data.mdb'))
+                _OPEN.pop((stat.st_dev, stat.st_ino), None)
 
 
 def check_whole(lmdb_path: StrPath, env: lmdb.Environment) -> None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from basicsr_plugins.data.frame_formats import LAYOUTS, ZSTD_LEVEL, encode_image, stored_shape
 from basicsr_plugins.data.frame_sources import FrameSource, describe_source, find_clips, find_frames, is_lmdb
-from basicsr_plugins.data.lmdb_reading import close_lmdb
+from basicsr_plugins.data.lmdb_reading import closed_afterwards
 from basicsr_plugins.data.lmdb_verification import check_same, verify_lmdb
 from basicsr_plugins.data.meta_info import (
     Shape,
@@ -80,20 +80,19 @@ def pack_lmdb(
     frames = find_frames(source, clips)
     job = describe_source(source, clips, layout=layout, compress_level=level)
     if target.exists() and not force:
-        check_same(target, frames, job, num_worker)
+        with closed_afterwards(target, source):
+            check_same(target, frames, job, num_worker)
         print(f'{target} is there already, with the {len(frames)} frames of {source}.')
         return 0
     if target.exists() and not is_lmdb(target):
         raise InputError(f'{target} is no LMDB, so it is not replaced; give another name.')
 
     try:
-        with recorded(partial, job, start_anew=force):
+        with recorded(partial, job, start_anew=force), closed_afterwards(source):
             num_written = _write_frames(partial, frames, layout, level, num_worker, map_size)
             _rename_whole(partial, target)
     except (lmdb.Error, OSError) as error:
         raise InputError(cannot_write(partial, error)) from error
-    finally:
-        close_lmdb(source)
     print(f'{target} holds {len(frames)} frames, {num_written} written now.')
     return num_written
 

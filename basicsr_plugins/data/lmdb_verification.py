@@ -13,13 +13,12 @@ from tqdm import tqdm
 from basicsr_plugins.data.frame_formats import stored_layout
 from basicsr_plugins.data.frame_sources import (
     FrameSource,
-    LmdbFrame,
     changed_keys,
     find_clips,
     find_frames,
     read_lmdb_frame,
 )
-from basicsr_plugins.data.lmdb_reading import close_lmdb, get_value, stored_keys, unusable
+from basicsr_plugins.data.lmdb_reading import closed_afterwards, get_value, stored_keys, unusable
 from basicsr_plugins.data.meta_info import FrameInfo, StrPath, read_lmdb_meta_info
 from basicsr_plugins.data.preparation import RECORD, default_num_worker, in_order, read_record
 from basicsr_plugins.errors import InputError
@@ -40,13 +39,14 @@ def verify_lmdb(lmdb_path: StrPath, source: StrPath | None = None, num_worker: i
     Raises:
         InputError: The first key that is bad, and what is wrong with it.
     """
-    infos = read_lmdb_meta_info(lmdb_path)
-    frames = {} if source is None else find_frames(source, find_clips(source))
-    if source is not None:
-        _check_keys(lmdb_path, {info.key for info in infos}, frames, f'in {source}')
-    _check_keys(lmdb_path, stored_keys(lmdb_path), [info.key for info in infos], 'in its meta_info.txt')
     num_worker = default_num_worker() if num_worker is None else num_worker
-    _verify_frames(lmdb_path, infos, frames, num_worker)
+    with closed_afterwards(lmdb_path, *([] if source is None else [source])):
+        infos = read_lmdb_meta_info(lmdb_path)
+        frames = {} if source is None else find_frames(source, find_clips(source))
+        if source is not None:
+            _check_keys(lmdb_path, {info.key for info in infos}, frames, f'in {source}')
+        _check_keys(lmdb_path, stored_keys(lmdb_path), [info.key for info in infos], 'in its meta_info.txt')
+        _verify_frames(lmdb_path, infos, frames, num_worker)
     print(f'{lmdb_path} is whole: {len(infos)} frames{f" equal those of {source}" if source else ""}.')
     return len(infos)
 
@@ -100,12 +100,8 @@ def _verify_frames(
 ) -> None:
     tasks = ((str(lmdb_path), info, frames.get(info.key)) for info in infos)
     results = in_order(_verify_frame, tasks, num_worker)
-    try:
-        for _ in tqdm(results, f'verify {Path(lmdb_path).name}', total=len(infos), unit='frame'):
-            pass
-    finally:
-        for path in {lmdb_path, *(frame.lmdb_path for frame in frames.values() if isinstance(frame, LmdbFrame))}:
-            close_lmdb(path)
+    for _ in tqdm(results, f'verify {Path(lmdb_path).name}', total=len(infos), unit='frame'):
+        pass
 
 
 def _verify_frame(lmdb_path: str, info: FrameInfo, source: FrameSource | None) -> None:
