@@ -77,7 +77,8 @@ before = [dict(iter(one)) for one in registries]
 basicsr_plugins.register()
 assert before == [dict(iter(one)) for one in registries]
 ours = {(one._name, name) for one in registries for name, item in one if item.__module__.startswith('basicsr_plugins')}
-print({item.__module__ for one in registries for name, item in one} >= {f'basicsr_plugins.{m}' for m in MODULES}, len(ours))
+modules = {item.__module__ for one in registries for name, item in one}
+print(modules >= {f'basicsr_plugins.{module}' for module in MODULES}, len(ours))
 for one in registries:  # every other name still means the class or function that the toolbox defines under it
     for name, item in one:
         assert (one._name, name) in ours or item.__module__.startswith('basicsr.'), name
