@@ -8,7 +8,7 @@ def test_excepthook(run, tmp_path):
     result = run('python', '-W', 'ignore', '-c', program, cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert result.stderr == 'error: num_frame is 99. It must be less.\n'
-    without = run('python', '-c', program.replace('import basicsr;', ''), cwd=tmp_path, check=False)
+    without = run('python', '-c', program.replace('import basicsr; ', ''), cwd=tmp_path, check=False)
     assert 'Traceback' in without.stderr
     other = run('python', '-c', RAISE.format("ValueError('other')"), cwd=tmp_path, check=False)
     assert 'Traceback' in other.stderr
