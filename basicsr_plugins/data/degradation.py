@@ -93,9 +93,14 @@ def _check_value(where: str, value, default, names) -> None:
                 raise InputError(f'{where}: there is no {name!r}; {suggest(name, names)}')
         if not value or (isinstance(value, Mapping) and (min(value.values()) < 0 or not sum(value.values()))):
             raise InputError(f'{where} must name at least one with a weight above 0, but is {value!r}.')
-    elif value is not None and (isinstance(default, list) or where.endswith((': omega', ': bit_rate'))):
-        if not isinstance(value, Sequence) or len(value) != 2 or value[0] > value[1]:
-            raise InputError(f'{where} must be a range [low, high], but is {value!r}.')
+        return
+    is_range = isinstance(default, list) or where.endswith((': omega', ': bit_rate'))
+    if (
+        is_range
+        and value is not None
+        and not (isinstance(value, Sequence) and len(value) == 2 and value[0] <= value[1])
+    ):
+        raise InputError(f'{where} must be a range [low, high], but is {value!r}.')
 
 
 def degrade_clip(frames: np.ndarray, steps: Sequence[Mapping], rng: np.random.Generator, scale: int) -> np.ndarray:

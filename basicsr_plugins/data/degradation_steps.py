@@ -105,10 +105,7 @@ def resize(frames: Frames, options: Mapping, rng: np.random.Generator, size: Siz
     low, high = options['scale']
     direction = choose(rng, options['directions'])
     kind = FILTERS[options['filters'][rng.integers(len(options['filters']))]]
-    if direction == 'keep':
-        start = 1.0
-    else:
-        start = rng.uniform(1, high) if direction == 'up' else rng.uniform(low, 1)
+    start = {'up': rng.uniform(1, high), 'down': rng.uniform(low, 1), 'keep': 1.0}[direction]
     resized = []
     for frame, factor in zip(frames, walk(rng, low, high, options['scale_step'], len(frames), start)):
         h, w = (max(SMALLEST, int(side * factor) // 2 * 2) for side in frame.shape[:2])
@@ -161,7 +158,7 @@ def video(frames: Frames, options: Mapping, rng: np.random.Generator, size: Size
         crf=None if crf is None else rng.uniform(*crf),
         bit_rate=None if crf is not None else int(rng.integers(int(bit_rate[0]), int(bit_rate[1]) + 1)),
         frame_rate=options['frame_rate'],
-        gop=int(round(low * (high / low) ** rng.random())),
+        gop=round(low * (high / low) ** rng.random()),
         speed=SPEEDS[rng.integers(SPEEDS.index(options['speed'][0]), SPEEDS.index(options['speed'][1]) + 1)],
     )
     before = int(rng.integers(0, len(frames))) if options['lead_in'] else 0

@@ -102,7 +102,7 @@ class Material:
 def part_of_photograph(
     rng: np.random.Generator, path: str, sharp: float, h: int, w: int, size: float
 ) -> tuple[np.ndarray, float]:
-    """A part of a photograph that shows (h, w) GT pixels, (h', w', 3) uint8 mirrored beyond its borders; its density."""
+    """(h', w', 3) uint8 of a photograph, mirrored beyond its borders, that shows (h, w) GT pixels; and its density."""
     levels = read_photograph(path)
     largest = max(1.8 * sharp, 0.8 * min(levels[0].shape[:2]) / size)
     density = sharp * (largest / sharp) ** rng.random()
