@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
 
 
 class InputError(ValueError):
     """A wrong option, a missing or damaged file, an impossible size.
 
-    The message is one sentence that names the file, the key or the value and says the mend.
+    The message is one sentence that names the file, the key or the value and the way out.
     """
 
 
@@ -51,27 +52,11 @@ def one_line(error: BaseException) -> str:
     return ' '.join(line.strip() for line in lines)
 
 
-def install_excepthook() -> None:
-    """End a program that an `InputError` stops with one line, not with a traceback. Other errors are left alone."""
-    previous = sys.excepthook
-    if getattr(previous, 'reports_input_errors', False):
-        return
-
-    def excepthook(kind, error, traceback):
-        if isinstance(error, InputError):
-            print(f'error: {one_line(error)}', file=sys.stderr)
-        else:
-            previous(kind, error, traceback)
-
-    excepthook.reports_input_errors = True
-    sys.excepthook = excepthook
-
-
-def run_script(main):
-    """Run a script's `main()`: an `InputError` ends it with one line on standard error and exit code 1.
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main()` and exit: an `InputError` ends it with one line on standard error and exit code 1.
 
     Args:
-        main (Callable[[], int | None]): The script; its return value is the exit code.
+        main: The script; its return value is the exit code.
     """
     try:
         code = main()

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from basicsr_plugins.errors import InputError
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.pnm', '.jp2')
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str | Callable[[BinaryIO], None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import sys
 import time
@@ -18,17 +17,21 @@ from tqdm import tqdm
 
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference.engine import UpscaleSettings, upscale_frames
+from basicsr_plugins.inference.engine import notes_on, upscale_pairs
+from basicsr_plugins.inference.settings import UpscaleSettings
+from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
+from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.video.media import COMPARED, Source, Target, VideoSettings
 from basicsr_plugins.video.opening import open_source, open_target
-from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
-from basicsr_plugins.models.restoration import restore_frames
-
-AUTO_TILE = 320  # LR pixels
-LARGEST_UNTILED = 640 * 480  # LR pixels; the features of larger frames at four times their size take many GB
 
 
-def load_network(checkpoint: str | os.PathLike | None, network: str | None = None, device: str = 'auto') -> nn.Module:
+def load_network(
+    checkpoint: str | os.PathLike | None,
+    network: str | None = None,
+    device: str = 'auto',
+    scale: int | None = None,
+) -> nn.Module:
     """A trained network, ready to upscale.
 
     Args:
@@ -36,11 +39,14 @@ def load_network(checkpoint: str | os.PathLike | None, network: str | None = Non
         network: `TYPE[:KEY=VALUE,...]` or an option file. None: what the option file in the checkpoint's experiment
             folder (`experiments/NAME/models/net_g_*.pth`) says.
         device: `auto` (CUDA where there is any), `cpu`, `cuda`, `cuda:1` ...
+        scale: The factor of a network that takes enlarged frames (TOFlow), and so works at any; None for its usual one.
 
     Raises:
         InputError: If there is no such network or file, or the weights are another network's.
     """
-    return _entry(checkpoint, network).build().to(choose_device(device))
+    net = _entry(checkpoint, network).build().to(choose_device(device))
+    fit_scale(net, scale)
+    return net
 
 
 def _entry(checkpoint: str | os.PathLike | None, network: str | None) -> NetworkEntry:
@@ -85,11 +91,6 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f'device {name} cannot be used: {str(error).splitlines()[0]}') from error
 
 
-def auto_tile(size: tuple[int, int]) -> int | None:
-    """The side of tiles for frames of (h, w): None, the frame in one piece, unless it is large."""
-    return AUTO_TILE if size[0] * size[1] > LARGEST_UNTILED else None
-
-
 def upscale(
     net: nn.Module,
     source: str | os.PathLike,
@@ -107,8 +108,7 @@ def upscale(
         net: As `load_network` gives it.
         source: What to upscale.
         output: A video file (.mp4, .mkv, .mov), or a folder for PNGs.
-        settings: How; default: `UpscaleSettings()`, with tiles where frames are large. Where it names no `spool`,
-            temporary files are beside the output.
+        settings: How; default: `UpscaleSettings()`. Without a `temp_dir`, temporary files are beside the output.
         video: How the output is written.
         resume: Go on from what an interrupted run left.
         force: Overwrite an output that is there.
@@ -125,11 +125,10 @@ def upscale(
     if compare is not None and os.path.realpath(compare) == os.path.realpath(output):
         raise InputError(f'{compare} is the output itself; name another file for the comparison.')
     reader = open_source(source)
-    if settings is None:
-        settings = UpscaleSettings(tile=auto_tile(reader.size))
-    job = {'network': network_identity(net), 'settings': str(replace(settings, spool=None))}
+    settings = settings or UpscaleSettings()
+    job = {'network': network_identity(net), 'settings': str(replace(settings, temp_dir=None))}
     options = {'settings': video or VideoSettings(), 'resume': resume, 'force': force, 'job': job}
-    scale = network_scale(net, settings.scale)
+    scale = network_scale(net)
     h, w = reader.size
     notes = _Notes(show_progress)
     with contextlib.ExitStack() as stack:
@@ -145,8 +144,8 @@ def upscale(
             targets.append(stack.enter_context(beside))
         for one in targets:
             notes.add(*one.notes)
-        notes.add(*reader.notes)
-        _run(net, reader, targets, replace(settings, spool=settings.spool or target.parts), scale, show_progress)
+        notes.add(*reader.notes, *notes_on(net, settings))
+        _run(net, reader, targets, replace(settings, temp_dir=settings.temp_dir or target.parts), scale, show_progress)
         notes.add(*(note for one in targets for note in one.notes), *reader.notes)
     if reader.damage:
         notes.add(reader.damage)
@@ -177,15 +176,13 @@ def network_identity(net: nn.Module) -> str:
 
 
 @torch.no_grad()
-def network_scale(net: nn.Module, default: int) -> int:
-    """How many times a network enlarges, found by a tiny frame.
-
-    Args:
-        net: The network, in eval mode.
-        default: For TOFlow, which takes frames that are upsampled already.
-    """
-    tiny = torch.zeros(1, 3, 64, 64)
-    return next(restore_frames(net, tiny, scale=default)).size(-1) // tiny.size(-1)
+def network_scale(net: nn.Module) -> int:
+    """How many times a network enlarges: what it says, or what it makes of a tiny frame."""
+    scale = spec_of(net).scale
+    if scale is None:
+        tiny = torch.zeros(1, 3, 64, 64)
+        scale = next(restore_frames(net, tiny)).size(-1) // tiny.size(-1)
+    return scale
 
 
 def _run(
@@ -207,30 +204,23 @@ def _run(
                 bar.set_postfix_str(f'{stage} {done}')
                 shown = time.monotonic()
 
-        restored = stack.enter_context(contextlib.closing(upscale_frames(net, reader, settings, skip, progress)))
-        lqs = None
-        if len(targets) == 2:  # read once more: memory does not grow
-            lqs = stack.enter_context(contextlib.closing(iter(open_source(reader.name))))
+        pairs = stack.enter_context(contextlib.closing(upscale_pairs(net, reader, settings, skip, progress)))
         try:
-            _write(restored, lqs, targets, skip, scale)
+            _write(pairs, targets, skip, scale)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or 'out of memory' in str(error) or "can't allocate memory" in str(error):
-                side = settings.tile or max(reader.size)
+                side = settings.tile_side(reader.size) or max(reader.size)
                 raise InputError(f'memory is too small for tiles of {side} pixels; take smaller ones.') from error
             raise
 
 
-def _write(
-    restored: Iterator[Tensor], lqs: Iterator[Tensor] | None, targets: list[Target], skip: int, scale: int
-) -> None:
-    """Write each restored frame, and where there is a second target the same with bicubic at its left."""
+def _write(pairs: Iterator[tuple[Tensor, Tensor]], targets: list[Target], skip: int, scale: int) -> None:
+    """Write each HR frame, and where there is a second target the same with bicubic at its left."""
     bicubic = Bicubic(scale)
-    if lqs is not None:
-        lqs = itertools.islice(lqs, skip, None)
-    for index, frame in enumerate(restored, skip):
-        outputs = [frame]
-        if lqs is not None:
-            outputs.append(torch.cat((bicubic(next(lqs)[None, None])[0, 0].to(frame), frame), dim=2))
+    for index, (lq, hr) in enumerate(pairs, skip):
+        outputs = [hr]
+        if len(targets) == 2:
+            outputs.append(torch.cat((bicubic.upsample(lq[None])[0].to(hr), hr), dim=2))
         for target, one in zip(targets, outputs):
             if index >= target.num_done:
                 target.write(one)

@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: goes to the project folder, makes or mends .venv there, and sets `python` to its Python.
+# Sourced by the scripts beside it: goes to the project folder, makes or completes .venv there, and sets `python` to its Python.
 # A stamp in .venv says that all is installed; then nothing is asked of the network.
 
 set -euo pipefail
@@ -86,7 +86,7 @@ pip_install() {
         grep --line-buffered -E '^ *(Downloading .*\([0-9.]+ [MG]B\)|Building wheel for .*: started)' >&2 || status=${PIPESTATUS[0]}
     [ "$status" -eq 0 ] && return
     tail -n 5 "$log" >&2
-    fail "the installation of $* failed, see $PWD/$log; mend that (network, disk space) and run this again to go on"
+    fail "the installation of $* failed, see $PWD/$log; look at the network and the disk space, and run this again to go on"
 }
 
 install() {

@@ -14,7 +14,6 @@ own. The last column is the longest film's peak over the shortest's.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,8 @@ import torch
 
 from basicsr_plugins.benchmark.machine import PeakMemory, describe_machine, describe_versions
 from basicsr_plugins.errors import InputError, run_script
+from basicsr_plugins.files import parse_size, write_atomically
+from basicsr_plugins.upscaling import choose_device
 
 MODES = ('exact', 'stream')
 MEBI = 2**20
@@ -34,7 +35,7 @@ ALLOCATOR = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--network', default='EFAR', choices=('EFAR', 'BasicVSR'))
+    parser.add_argument('--network', default='EFAR', help='with num_feat and num_block, as EFAR or BasicVSR')
     parser.add_argument('--num-feat', type=int, default=16)
     parser.add_argument('--num-block', type=int, default=1)
     parser.add_argument('--size', default='48x64', help='height x width of the LR frames')
@@ -47,23 +48,17 @@ def parse_args():
     parser.add_argument('--json', type=Path, help='write the numbers to this file')
     parser.add_argument('--measure', nargs=2, metavar=('WAY', 'FRAMES'), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    match = re.fullmatch(r'(\d+)x(\d+)', args.size)
-    if not match:
-        raise InputError(f'--size must read HEIGHTxWIDTH, for example 180x320, got {args.size!r}')
+    args.size = parse_size(args.size, '--size')
     for name in ('frames', 'whole'):
         if min(getattr(args, name), default=1) < 1:
-            raise InputError(f'--{name} must be 1 or more, got {min(getattr(args, name))}')
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise InputError(f'--device {args.device} cannot be used: {str(error).splitlines()[0]}') from error
+            raise InputError(f'--{name} must be 1 or more, but is {min(getattr(args, name))}.')
+    choose_device(args.device)
     return args
 
 
 def generated_frames(number, size):
     """A picture that moves by three pixels a frame, (3, h, w)."""
-    h, w = map(int, size.split('x'))
-    picture = torch.rand(3, h, w, generator=torch.Generator().manual_seed(0)).mul(255).round().div(255)
+    picture = torch.rand(3, *size, generator=torch.Generator().manual_seed(0)).mul(255).round().div(255)
     for i in range(number):
         yield picture.roll((i, 3 * i), dims=(1, 2))
 
@@ -105,7 +100,7 @@ def measure_apart(way, number):
             return json.loads(result.read_text())
     if process.returncode == -9 or 'memory' in process.stderr.lower():
         return None
-    raise InputError(f'measuring {way} on {number} frames failed: {process.stderr.strip()}')
+    raise InputError(f'measuring {way} on {number} frames failed: {process.stderr.strip()}.')
 
 
 def print_table(results, lengths):
@@ -125,19 +120,13 @@ def _mebibytes(number):
     return '?' if number is None else f'{number / MEBI:.1f}'
 
 
-def write_json(path, content):
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(json.dumps(content, indent=2) + '\n')
-    temporary.replace(path)
-
-
 def main():
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.measure:
         way, number = args.measure
-        write_json(args.json, measure(args, way, int(number)))
+        write_atomically(args.json, json.dumps(measure(args, way, int(number))))
         return
     report = {
         'command': ' '.join(sys.argv),
@@ -156,7 +145,7 @@ def main():
             print(f'{way}, {number} frames: {seconds}', flush=True)
     print_table(report['results'], sorted({*args.frames, *args.whole}))
     if args.json:
-        write_json(args.json, report)
+        write_atomically(args.json, json.dumps(report, indent=2) + '\n')
 
 
 if __name__ == '__main__':

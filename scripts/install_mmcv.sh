@@ -42,12 +42,12 @@ device = 'cuda' if with_cuda else 'cpu'
 generator = torch.Generator().manual_seed(0)
 
 
-def draw(*shape):
+def random(*shape):
     return torch.randn(*shape, generator=generator).to(device).requires_grad_()
 
 
-x, weight, bias = draw(2, 8, 9, 11), draw(6, 8, 3, 3), draw(6)
-offset, mask = draw(2, 4 * 18, 9, 11), draw(2, 4 * 9, 9, 11)
+x, weight, bias = random(2, 8, 9, 11), random(6, 8, 3, 3), random(6)
+offset, mask = random(2, 4 * 18, 9, 11), random(2, 4 * 9, 9, 11)
 ours = modulated_deform_conv2d(x, offset, mask, weight, bias, 1, 1, 1, 1, 4)
 theirs = torchvision.ops.deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
 inputs = (x, offset, mask, weight, bias)

@@ -1,13 +1,8 @@
-"""The import hook, and that every way of installing brings it."""
+"""The import hook: what it does, when, and what it leaves alone."""
 
-import shutil
-import site
 import subprocess
 import sys
-import venv
 from pathlib import Path
-
-import pytest
 
 from .conftest import PROJECT
 
@@ -16,48 +11,6 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGIST
 print(*('EFAR' in ARCH_REGISTRY, 'Bicubic' in ARCH_REGISTRY, 'VSRTrainDataset' in DATASET_REGISTRY,
         'VSRTestDataset' in DATASET_REGISTRY, 'VSRModel' in MODEL_REGISTRY))
 """
-
-
-@pytest.fixture(scope='module')
-def source(tmp_path_factory):
-    """A copy of the project, so that building leaves nothing in it."""
-    folder = tmp_path_factory.mktemp('source') / 'project'
-    ignore = shutil.ignore_patterns('.git', '.venv', 'build', '*.egg-info', 'datasets', 'experiments', 'results')
-    shutil.copytree(PROJECT, folder, ignore=ignore)
-    return folder
-
-
-@pytest.fixture
-def bare_python(tmp_path):
-    """A Python that sees the installed dependencies as plain folders: no `.pth` file of theirs is read."""
-    venv.create(tmp_path / 'venv', with_pip=False)
-    python = tmp_path / 'venv' / 'bin' / 'python'
-    packages = [path for path in site.getsitepackages() if Path(path).is_dir()]
-    purelib = next((tmp_path / 'venv' / 'lib').glob('python*/site-packages'))
-    # names sorted before the package's own files, as those of an installed dependency would be found
-    (purelib / 'a_dependencies.pth').write_text('\n'.join(packages) + '\n')
-    return python
-
-
-def pip(python, *arguments):
-    subprocess.run(
-        [sys.executable, '-m', 'pip', '--python', python, '--disable-pip-version-check', *arguments],
-        check=True,
-        capture_output=True,
-    )
-
-
-@pytest.mark.parametrize('way', ['install', 'editable', 'wheel'])
-def test_every_way_of_installing_brings_the_hook(way, source, bare_python, tmp_path):
-    options = ['--no-deps', '--no-build-isolation']
-    if way == 'wheel':
-        pip(bare_python, 'wheel', *options, '-w', tmp_path / 'wheels', source)
-        source = next((tmp_path / 'wheels').glob('*.whl'))
-    pip(bare_python, 'install', *options, *(['-e'] if way == 'editable' else []), source)
-    result = subprocess.run([bare_python, '-c', NAMES], cwd=tmp_path, capture_output=True, text=True)
-    assert result.stdout.split() == ['True'] * 5, result.stderr
-    pip(bare_python, 'uninstall', '-y', 'basicsr-plugins')
-    assert not list((tmp_path / 'venv').rglob('*basicsr_plugins*'))
 
 
 def test_off_switch_leaves_the_interpreter_alone(run, tmp_path):
@@ -89,7 +42,8 @@ def test_any_module_of_the_package_can_be_imported_first(tmp_path):
     assert 'basicsr_plugins.archs.vsr_modules' in names
     # in one process, forked for each module before anything of BasicSR is imported
     code = """
-import importlib, os, sys, torch, torchvision, cv2, lmdb, scipy.special  # what takes long, for all
+import importlib, os, sys  # and what takes long, for all:
+import av, cv2, jinja2, lmdb, matplotlib.pyplot, scipy.ndimage, scipy.stats, setuptools, torch, torchvision, tqdm, yaml
 sys.argv = ['-c']
 for name in NAMES:
     pid = os.fork()
@@ -118,9 +72,9 @@ import basicsr, basicsr_plugins
 from basicsr.utils import registry
 registries = [registry.ARCH_REGISTRY, registry.DATASET_REGISTRY, registry.MODEL_REGISTRY, registry.METRIC_REGISTRY,
               registry.LOSS_REGISTRY]
-before = [dict(one._obj_map) for one in registries]
+before = [dict(iter(one)) for one in registries]
 basicsr_plugins.register()
-assert before == [dict(one._obj_map) for one in registries]
+assert before == [dict(iter(one)) for one in registries]
 ours = {(one._name, name) for one in registries for name, item in one if item.__module__.startswith('basicsr_plugins')}
 print(sorted(name for _, name in ours))
 for one in registries:  # every other name still means the class or function that the toolbox defines under it
@@ -128,9 +82,8 @@ for one in registries:  # every other name still means the class or function tha
         assert (one._name, name) in ours or item.__module__.startswith('basicsr.'), name
 """
     result = run('python', '-c', code, cwd=tmp_path)
-    datasets = ['SyntheticMotionDataset', 'VSRTestDataset', 'VSRTrainDataset']
-    others = ['Bicubic', 'EFAR', 'MSFFN', 'VSRModel', 'calculate_tof']
-    assert sorted(eval(result.stdout)) == sorted(others + datasets)
+    datasets = ['VSRTestDataset', 'VSRTrainDataset']
+    assert eval(result.stdout) == ['Bicubic', 'EFAR', 'MSFFN', 'VSRModel', *datasets, 'calculate_tof']
 
 
 def test_failure_inside_the_hook_is_one_line_and_basicsr_goes_on(run, tmp_path):
@@ -138,10 +91,11 @@ def test_failure_inside_the_hook_is_one_line_and_basicsr_goes_on(run, tmp_path):
 import basicsr_plugins._autoload as autoload
 autoload.MODULES = ('archs.no_such_arch',)
 import basicsr
-print(basicsr.__version__)
+from basicsr.utils.registry import ARCH_REGISTRY
+print(basicsr.__version__, *('BasicVSR' in ARCH_REGISTRY for _ in range(2)))
 """
     result = run('python', '-c', code, cwd=tmp_path)
-    assert result.stdout.strip() == '1.4.2'
+    assert result.stdout.split() == ['1.4.2', 'True', 'True']
     warnings = [line for line in result.stderr.splitlines() if 'basicsr_plugins: warning' in line]
     assert len(warnings) == 1
     assert 'no_such_arch' in warnings[0]
@@ -180,7 +134,7 @@ for name in [name for name in sys.modules if name.split('.')[0] == 'basicsr']:
     assert run('python', '-c', code, cwd=tmp_path).stdout.split() == ['True'] * 5
 
 
-def test_the_package_of_a_checkout_is_mended_too(run, basicsr_checkout):
+def test_the_package_of_a_checkout_is_fixed_too(run, basicsr_checkout):
     """Where the checkout itself is on the path, and not the installed BasicSR."""
     code = 'import basicsr; print(basicsr.__file__)' + NAMES
     path, *found = run('python', '-c', code, cwd=basicsr_checkout, PYTHONPATH='.').stdout.split()

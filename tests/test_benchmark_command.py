@@ -1,7 +1,6 @@
 """`scripts/benchmark.py` as a user runs it."""
 
 import csv
-import importlib.util
 import json
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 import cv2
 import pytest
 
+from basicsr_plugins.commands.benchmark import main
 from basicsr_plugins.errors import run_script
 
 from .benchmark.conftest import LENGTHS, make_test_set
@@ -101,10 +101,10 @@ def test_torchrun_makes_the_same_table(one_process, test_set, run, tmp_path):
 def test_killed_it_goes_on_to_the_same_numbers(one_process, test_set, run, tmp_path):
     command = [sys.executable, SCRIPT, '--data', test_set, *NETWORKS, *QUICK, '-o', 'out']
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts = tmp_path / 'out' / 'parts'
+    cache = tmp_path / 'out' / 'cache'
     first = None
     while process.poll() is None and first is None:  # until the first result is there
-        first = next(parts.glob('*/clip_*.json'), None) if parts.is_dir() else None
+        first = next(cache.glob('*/clip_*.json'), None) if cache.is_dir() else None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -120,14 +120,6 @@ def test_killed_it_goes_on_to_the_same_numbers(one_process, test_set, run, tmp_p
 # ------------------------------------------------------------------------------------------------------ what is wrong
 
 
-@pytest.fixture(scope='module')
-def script():
-    spec = importlib.util.spec_from_file_location('benchmark_script', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -137,28 +129,29 @@ def script():
         ('--network EDVR:num_feat=[', "--network EDVR:num_feat=[: '[' is not a value in YAML."),
         ('--network @w.pth', '--network @w.pth must read TYPE:KEY=VALUE,KEY=VALUE@CHECKPOINT or FILE.yml@CHECKPOINT.'),
         ('--network EDVR@nothing.pth', 'EDVR: there is no checkpoint nothing.pth.'),
-        ('--network EDVR --network EDVR:num_feat=8', 'two networks are called EDVR; give one another name (NAME=...).'),
+        ('--network EDVR --network EDVR:num_feat=8', 'two methods are called EDVR; give one another name (NAME=...).'),
+        ('--network x=frames:nowhere', 'x: there is no folder nowhere/a with the restored frames of clip a.'),
+        ('--network frames:nowhere', 'frames:nowhere needs a name for the table: NAME=frames:nowhere.'),
         ('--network nothing.yml', 'nothing.yml: No such file or directory.'),
         ('--config nothing.yml', 'nothing.yml: No such file or directory.'),
-        ('--published nothing.csv', '--published nothing.csv: No such file or directory.'),
+        ('--published nothing.csv', 'published table nothing.csv: No such file or directory.'),
         ('--clips a nope', '/BIx4; there are a, b.'),
-        ('--data nowhere', '--data: there is no folder nowhere.'),
-        ('--lq nowhere', 'give either --data, or --lq and --gt'),
+        ('--data nowhere', 'error: there is no folder nowhere.'),
+        ('--lq nowhere', 'give either --data, or --lq and --gt.'),
         ('--scale 2', 'found no folder of LQ clips (BIx2, BI'),
         ('--frames inner --max-frames 4', 'clip a has 4 frames: none is left without the first and last two.'),
         ('--crop-border 30', 'clip a: GT is 64x48, of which a border of 30 px leaves less than'),
-        ('--crop-border -1', '--crop-border must not be negative, but is -1'),
-        ('--max-frames 0', '--max-frames must be at least 1, but is 0'),
-        ('--profile-size 180', "--profile-size must read HEIGHTxWIDTH, for example 180x320, but is '180'"),
-        ('--profile-size 0x8', "--profile-size must read HEIGHTxWIDTH, for example 180x320, but is '0x8'"),
-        ('--device nothing', '--device nothing cannot be used: '),
+        ('--crop-border -1', '--crop-border must not be negative, but is -1.'),
+        ('--max-frames 0', '--max-frames must be at least 1, but is 0.'),
+        ('--profile-size 180', "--profile-size must read HEIGHTxWIDTH, as in 180x320, but is '180'."),
+        ('--profile-size 0x8', "--profile-size must read HEIGHTxWIDTH, as in 180x320, but is '0x8'."),
+        ('--device nothing', 'device nothing cannot be used: '),
     ],
 )
-def test_bad_input_is_one_sentence(script, test_set, tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_input_is_one_sentence(test_set, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', '--data', str(test_set), *arguments.split()])
     with pytest.raises(SystemExit) as end:
-        run_script(script.main)
+        run_script(lambda: main(['--data', str(test_set), *arguments.split()]))
     assert end.value.code == 1
     printed = capsys.readouterr()
     assert printed.out == ''

@@ -20,7 +20,7 @@ from basicsr_plugins.video.images import ImageTarget
 from basicsr_plugins.video.opening import VideoSettings, VideoTarget, open_source
 
 from .conftest import PROJECT
-from .inference.test_video import decoded, duration, make_video, moving, packets
+from .video.test_film import decoded, duration, make_video, moving, packets
 
 SCRIPT = PROJECT / 'scripts' / 'upscale.py'
 EFAR = {'type': 'EFAR', 'num_feat': 8, 'num_block': 1}
@@ -84,7 +84,7 @@ def test_video_with_sound(run, tmp_path, film, checkpoint):
     again = run('python', SCRIPT, film, '-o', 'out.mp4', '--checkpoint', checkpoint, cwd=tmp_path, check=False)
     assert again.returncode == 1
     assert 'out.mp4' in again.stderr.splitlines()[-1]
-    assert '--force' in again.stderr.splitlines()[-1] or 'force' in again.stderr.splitlines()[-1]
+    assert 'pass force to overwrite it' in again.stderr.splitlines()[-1]
 
 
 def test_images_are_the_networks_output(run, tmp_path, checkpoint):
@@ -225,11 +225,11 @@ def test_another_film_or_network_is_not_mixed_in(tmp_path, monkeypatch):
         upscale(net, frames, tmp_path / 'out', show_progress=False)
     monkeypatch.setattr(ImageTarget, '_write', original)
     other = build_network({'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1}).eval()
-    with pytest.raises(InputError, match='--force'):
+    with pytest.raises(InputError, match='start over with force'):
         upscale(other, frames, tmp_path / 'out', resume=True, show_progress=False)
     image = frames / '00000005.png'
     image.write_bytes(image.read_bytes())  # as many bytes, written anew
-    with pytest.raises(InputError, match='--force'):
+    with pytest.raises(InputError, match='start over with force'):
         upscale(net, frames, tmp_path / 'out', resume=True, show_progress=False)
 
 

@@ -1,13 +1,23 @@
 """EFAR: video super-resolution with an enhanced feature alignment recurrent structure.
 
-Paper: "Video super-resolution based on an enhanced feature alignment recurrent structure" (in Chinese). A bidirectional
-recurrent network like BasicVSR, in which every step aligns two neighbours to the current frame, one on each side, by
-deformable convolution around the optical flow (Section 2.3), with a multi-branch feature extractor (Section 2.2) and an
-upsampler that sees the LR frame at two scales (Section 2.4). At the defaults it has 6.79 M parameters (paper: 6.8 M).
+Paper: "Video super-resolution based on an enhanced feature alignment recurrent structure" (in Chinese; the text on hand
+names neither journal nor DOI). A bidirectional recurrent network like BasicVSR, in which every step aligns two
+neighbours to the current frame, one on each side, by deformable convolution around the optical flow (Section 2.3), with
+a multi-branch feature extractor (Section 2.2) and an upsampler that sees the LR frame at two scales (Section 2.4).
 
-Where the paper leaves a choice, these are arguments. Small EFARs, each with one other choice, were trained for 250
-iterations on the demo clips (`scripts/compare_efar_choices.py --iterations 250 --seeds 0 1`, two CPU cores,
-torch 2.15); PSNR in dB on the held-out clips, mean (seed 0, seed 1):
+The paper's count, 6.8 M parameters, settles some of what it leaves open; the defaults have 6.786 M:
+
+- Each alignment has weights of its own (state or neighbour, backward or forward).
+- One multi-branch block in the extractor: two have 6.955 M.
+- One deformable group, uncoupled propagation: each alone would still round to 6.8 M with two groups (6.849 M) or
+  coupling as in IconVSR (6.823 M), not with both (6.886 M) or four groups (6.973 M).
+
+Free of it are the dilation rates ("different" ones), the fusion of backward and forward features by a 1x1 convolution,
+and LeakyReLU (0.1) after it and after each pixel shuffle, as in BasicVSR.
+
+These choices are arguments. Small EFARs, each with one other choice, were trained for 250 iterations on the demo clips
+(`scripts/compare_efar_choices.py --iterations 250 --seeds 0 1`, two CPU cores, torch 2.15; when LeakyReLU (0.1) stood
+for the ReLU of Section 2.3); PSNR in dB on the held-out clips, mean (seed 0, seed 1):
 
     the defaults                   25.88  (25.82, 25.93)
     dilations 1, 2, 4, 8           25.73  (25.63, 25.83)
@@ -15,12 +25,7 @@ torch 2.15); PSNR in dB on the held-out clips, mean (seed 0, seed 1):
     dilations 1, 1, 1, 1           25.64  (25.99, 25.28)
     coupled_propagation            25.37  (25.43, 25.31)
 
-- Dilations 1, 2, 3, 4: best here, though by less than two seeds differ, and "different rates" as the paper says.
-- One deformable group: two are no better here, and bring the parameters to the edge of the paper's 6.8 M.
-- Uncoupled propagation: coupling (as in IconVSR) is worse with both seeds, in so short a training.
-- Each alignment has weights of its own (state or neighbour, backward or forward): with them the count is the paper's.
-- Backward and forward features are fused by a 1x1 convolution, and LeakyReLU (0.1) follows each fusion and pixel
-  shuffle, as in BasicVSR.
+Coupling is worse with both seeds, in so short a training; the others differ by less than two seeds do.
 
 Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame.
 """
@@ -35,12 +40,13 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet
 from basicsr_plugins.errors import InputError
 
 
 @ARCH_REGISTRY.register()
-class EFAR(nn.Module):
+class EFAR(RecurrentNetwork):
     """EFAR, x4.
 
     Args:
@@ -58,6 +64,7 @@ class EFAR(nn.Module):
     """
 
     scale = 4
+    scales = (4,)
 
     def __init__(
         self,
@@ -88,38 +95,29 @@ class EFAR(nn.Module):
         )
         self.upsampler = MultiScaleUpsampler(num_feat)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Upscale a sequence.
+    def step_inputs(self, step: str) -> tuple[str, ...]:
+        """Without coupling the forward pass does not take the backward pass's states."""
+        names = super().step_inputs(step)
+        if step == 'forward_step' and not self.coupled_propagation:
+            return tuple(name for name in names if name != 'backward_state')
+        return names
 
-        Args:
-            x: (b, t, 3, h, w), RGB in [0, 1]; any t from 1 on, any h and w.
+    def extract(self, frame: Tensor) -> Tensor:
+        return self.extractor(frame)
 
-        Returns:
-            (b, t, 3, 4 * h, 4 * w).
-        """
-        if x.dim() != 5 or x.size(2) != 3:
-            raise InputError(f'EFAR takes frames of shape (b, t, 3, h, w), but got {tuple(x.shape)}.')
-        frames = x.unbind(1)  # t x (b, 3, h, w); frame by frame, so that memory does not grow with the batch of frames
-        last = len(frames) - 1
-        feats = [self.extractor(frame) for frame in frames]
-        to_next = [self.spynet(frames[i], frames[i + 1]) for i in range(last)] + [None]  # flow i -> i + 1
-        to_previous = [None] + [self.spynet(frames[i + 1], frames[i]) for i in range(last)]  # flow i -> i - 1
+    def flow(self, frame: Tensor, other: Tensor) -> Tensor:
+        return self.spynet(frame, other)
 
-        backward_states = [None] * len(frames)
-        state = None
-        for i in range(last, -1, -1):
-            previous = feats[i - 1] if i > 0 else None
-            state = self.backward_propagation(frames[i], feats[i], state, to_next[i], previous, to_previous[i])
-            backward_states[i] = state
+    def backward_step(self, frame, feat, state, previous_feat, flow_to_previous, flow_to_next) -> Tensor:
+        return self.backward_propagation(frame, feat, state, flow_to_next, previous_feat, flow_to_previous)
 
-        outputs = []
-        state = None
-        for i in range(last + 1):
-            following = feats[i + 1] if i < last else None
-            extra = backward_states[i] if self.coupled_propagation else None
-            state = self.forward_propagation(frames[i], feats[i], state, to_previous[i], following, to_next[i], extra)
-            outputs.append(self.upsampler(frames[i], backward_states[i], state))
-        return torch.stack(outputs, dim=1)
+    def forward_step(
+        self, frame, feat, state, next_feat, flow_to_previous, flow_to_next, backward_state=None
+    ) -> Tensor:
+        return self.forward_propagation(frame, feat, state, flow_to_previous, next_feat, flow_to_next, backward_state)
+
+    def upsample(self, frame: Tensor, backward_state: Tensor, state: Tensor) -> Tensor:
+        return self.upsampler(frame, backward_state, state)
 
 
 class EnhancedPropagation(nn.Module):
@@ -144,6 +142,7 @@ class EnhancedPropagation(nn.Module):
         self.align_state = FlowGuidedAlignment(num_feat, deform_groups, max_residue_magnitude)
         self.align_neighbour = FlowGuidedAlignment(num_feat, deform_groups, max_residue_magnitude)
         self.fusion = ConvResidualBlocks(3 + 3 * num_feat + num_extra, num_feat, num_block)
+        self.fusion.main[1] = nn.ReLU(inplace=True)  # as the paper has it; the toolbox's blocks start with LeakyReLU
 
     def forward(
         self,

@@ -1,36 +1,56 @@
 """MSFFN: video super-resolution by a multi-stage feature fusion network.
 
 Paper: H. Song, W. Xu, D. Liu, B. Liu, Q. Liu, D. N. Metaxas, "Multi-Stage Feature Fusion Network for Video
-Super-Resolution", IEEE TIP 2021. A sliding-window network: the features of the supporting frames are aligned to those
-of the centre frame by deformable convolution (Section III-B, 2), weighted by how similar they are (equation 8), and
-then modulate the centre frame's features after every convolution of a deep residual network (Section III-C).
+Super-Resolution", IEEE TIP 30, 2021, doi:10.1109/TIP.2021.3056868. A sliding-window network: the features of the
+supporting frames are aligned to those of the centre frame by deformable convolution (Section III-B, 2), weighted by how
+similar they are (equation 8), and then modulate the centre frame's features after every convolution of a deep residual
+network (Section III-C).
+
+Parameters in millions, ours and the paper's (Tables I and V; Table VI has none):
+
+    80 channels                          8.79    8.5
+    64 channels                          5.65    5.69
+    64, alignment: none                  4.24    4.21
+    64, alignment: flow (OpFlow)         5.68    5.43   5.44 if the toolbox's SpyNet had five levels, not six
+    64, alignment: tda                   4.96    4.90   4.79 if its deformable convolutions were not modulated
+    64, alignment: pcd                   5.77    5.73
+    64, fusion: direct (DF)              3.52
+    64, fusion: 3d (3DF)                 3.60
 
 Where the paper leaves a choice:
 
 - Multi-scale dilated residual blocks (Figure 4): the 3x3 and the 5x5 convolution, side by side, keep the channels; each
   of the two dilated ones sees both results; a 1x1 convolution brings theirs together, and the input is added. One such
-  block has 0.30 M parameters at 64 channels, but Table V has the alignment cost 1.48 M: with four of them
-  (`num_mdrb`) the whole network has 5.65 M (paper: 5.69 M), and 8.79 M at 80 channels (paper: 8.5 M).
+  block has 0.30 M parameters at 64 channels, but Table V has the alignment cost 1.48 M: with four of them (`num_mdrb`)
+  ours costs 1.42 M.
 - Sampling parameters come from a 3x3 convolution after these blocks, which starts at zero; eight deformable groups, as
   in EDVR; the modulation scalar is a sigmoid.
-- The L1 distance of equation 8 is the sum over the channels, as it is written; so the mask is at most 1/2, and it dies
-  where aligned features are far from the centre frame's. The deformable convolution therefore starts as the identity
-  (twice its weight, for the modulation scalar starts at 1/2): with random weights the mask starts at 5e-7 at 80
-  channels, the gradients behind it under 1e-10, and what is learnt is a single-image network; so it starts near 0.1.
+- The mask (equation 8), as it is written: the L1 distance is the sum over the channels, so that the mask is 1/2 where
+  an aligned feature equals the centre frame's, nowhere above it, and falls like exp(-distance): it dies where features
+  are far apart. The deformable convolution therefore starts as the identity (twice its weight, for the
+  modulation scalar starts at 1/2): on Vid4's calendar and city the mask is then 0.15 to 0.34 on average, one to three
+  frames away; with random weights 4e-8 to 5e-6 at 80 channels, the gradients behind it vanish, and what is learnt is a
+  single-image network. PCD, which ends in a LeakyReLU, starts with 1e-4 to 4e-3.
 - Otherwise weights start as PyTorch's and, in residual blocks, as the toolbox's (He's times 0.1); the paper: He's.
 - The reference frame's branch starts from F_t, the feature that the extraction module gives (equations 5 and 9 use the
   same symbol), not from a convolution of its own.
 - Conditions (equation 9): a 1x1 convolution brings the supporting features (equation 3) to `num_feat` channels, once
-  for all layers; in each SFT layer one 3x3 convolution makes gamma of it and another beta. Without alignment the
-  network then has 4.24 M parameters at 64 channels (Table V: 4.21 M). The bias of gamma starts at one, so that
-  modulation starts near the identity.
+  for all layers; in each SFT layer one 3x3 convolution makes gamma of it and another beta. The bias of gamma starts at
+  one, so that modulation starts near the identity.
 - Feedback: the modulated residual blocks run twice with the same weights; the second time their input is F_t plus the
   last block's output of the first time. The paper says "without extra parameters".
-- Direct fusion (Table VI): a 3x3 convolution of all features at once, then residual blocks without SFT.
+- Reconstruction as in SRResNet: the input is added to the last block's output, two pixel shuffles, LeakyReLU (0.1)
+  after each, and a convolution; the bilinear x4 of the frame is added, as the toolbox's networks do. The convolution
+  that SRResNet has between its last block and the sum is left out, as in the toolbox's `MSRResNet`: the paper names
+  none, and with it the network without alignment would have 4.27 M parameters.
+- Table V: the flow is SpyNet's, between LR frames, and warps features; TDA and PCD take the features. Attention and
+  fusion stay. Table VI: direct fusion is a 3x3 convolution of all aligned features at once; 3D fusion is 3x3x3
+  convolutions over the window in its order, LeakyReLU (0.1) between them, each of which shortens it by a frame at both
+  ends until one is left. Residual blocks without SFT follow both.
 - With a window of one frame there is nothing to align and nothing to condition on: what remains is a single-image
   network, and its feedback.
-- Reconstruction as in SRResNet: the input is added to the last block's output, two pixel shuffles, LeakyReLU (0.1)
-  after each, and a convolution; the bilinear x4 of the frame is added, as the toolbox's networks do.
+- Training (`options/train_MSFFN_Vimeo90K.yml`): samples are flipped and turned by 90 degrees (Section IV-A), by the
+  toolbox's augmentation, which flips vertically too; that reversing time is not named, and not done.
 
 Shape shorthand: b batch, n frames of the window, c channels, h and w height and width of the LR frame.
 """
@@ -43,8 +63,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs.msffn_alignment import ALIGNMENTS, build_alignment
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.ops.deform_conv import ModulatedDeformConv2d
+
+FUSIONS = ('sft', 'direct', '3d')
 
 
 @ARCH_REGISTRY.register()
@@ -58,17 +80,20 @@ class MSFFN(nn.Module):
         num_mdrb: Multi-scale dilated residual blocks of the alignment module.
         num_block: Modulative residual fusion blocks.
         deform_groups: Groups of channels that share an offset; divides `num_feat`.
-        alignment: `deformable`, or `none` (Table V).
+        alignment: `deformable`, the paper's own; of its Table V `flow`, `tda`, `pcd`, `none`.
         attention: Whether supporting features are weighted by their similarity (Table VII).
         feedback: Whether the last fusion block's output is fed back to the first (Table VII).
-        fusion: `sft`, or `direct` (Table VI).
+        fusion: `sft`, the paper's own; of its Table VI `direct`, `3d`.
+        spynet_path: For alignment by flow: SpyNet weights in the format of BasicSR's `SpyNet(load_path)`; without,
+            flow starts untrained.
 
     Raises:
-        InputError: If an argument is out of its range.
+        InputError: If an argument is out of its range, or `spynet_path` does not hold SpyNet weights.
     """
 
     input_type = 'window'
     scale = 4
+    scales = (4,)
 
     def __init__(
         self,
@@ -82,15 +107,17 @@ class MSFFN(nn.Module):
         attention: bool = True,
         feedback: bool = True,
         fusion: str = 'sft',
+        spynet_path: str | None = None,
     ):
         super().__init__()
         if num_frame < 1 or num_frame % 2 == 0:
             raise InputError(f'MSFFN: num_frame must be odd, but is {num_frame}.')
-        if alignment not in ('deformable', 'none'):
-            raise InputError(f"MSFFN: alignment must be 'deformable' or 'none', but is {alignment!r}.")
-        if fusion not in ('sft', 'direct'):
-            raise InputError(f"MSFFN: fusion must be 'sft' or 'direct', but is {fusion!r}.")
+        for name, value, known in (('alignment', alignment, ALIGNMENTS), ('fusion', fusion, FUSIONS)):
+            if value not in known:
+                raise InputError(f'MSFFN: {name} must be one of {", ".join(known)}, but is {value!r}.')
+        self.num_feat = num_feat
         self.num_frame = num_frame
+        self.estimates_flow = alignment == 'flow' and num_frame > 1
         self.attention = attention
         self.feedback = feedback
 
@@ -98,15 +125,14 @@ class MSFFN(nn.Module):
             nn.Conv2d(3, num_feat, 3, 1, 1),
             make_layer(ResidualBlockNoBN, num_extract_block, num_feat=num_feat),
         )
-        num_support = num_frame - 1
-        self.alignment = None
-        if alignment == 'deformable' and num_support:
-            self.alignment = MDDAlignment(num_feat, num_mdrb, deform_groups)
-        self.condition = self.direct_fusion = None
-        if fusion == 'sft' and num_support:
-            self.condition = nn.Sequential(nn.Conv2d(num_support * num_feat, num_feat, 1), nn.LeakyReLU(0.1, True))
-        elif num_support:
-            self.direct_fusion = nn.Conv2d(num_frame * num_feat, num_feat, 3, 1, 1)
+        self.alignment = self.condition = self.one_stage_fusion = None
+        if num_frame > 1:
+            self.alignment = build_alignment(alignment, num_feat, num_mdrb, deform_groups, spynet_path)
+            if fusion == 'sft':
+                to_condition = nn.Conv2d((num_frame - 1) * num_feat, num_feat, 1)
+                self.condition = nn.Sequential(to_condition, nn.LeakyReLU(0.1, True))
+            else:
+                self.one_stage_fusion = (DirectFusion if fusion == 'direct' else Fusion3d)(num_feat, num_frame)
         if self.condition is not None:
             self.blocks = nn.ModuleList(ModulativeResidualFusionBlock(num_feat) for _ in range(num_block))
         else:
@@ -133,36 +159,43 @@ class MSFFN(nn.Module):
         return self.restore(x[:, self.num_frame // 2], feats.unbind(1))
 
     def extract_features(self, frame: Tensor) -> Tensor:
-        """The feature of a frame, in whatever window it stands: (b, 3, h, w) -> (b, c, h, w)."""
-        return self.extractor(frame)
+        """What a window needs of a frame, in whatever window it stands.
+
+        Args:
+            frame: (b, 3, h, w).
+
+        Returns:
+            Its feature, (b, c, h, w); with alignment by flow the frame is behind it, (b, c + 3, h, w).
+        """
+        feat = self.extractor(frame)
+        return torch.cat((feat, frame), dim=1) if self.estimates_flow else feat
 
     def restore(self, frame: Tensor, feats: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
         """Restore a frame from the features of its window.
 
         Args:
             frame: (b, 3, h, w), the centre frame.
-            feats: n features (b, c, h, w), in the order of the frames.
+            feats: n times what `extract_features` gives, in the order of the frames.
 
         Returns:
             (b, 3, 4 * h, 4 * w).
         """
         center = self.num_frame // 2
-        feat = feats[center]
-        supports = [self.align(feats[i], feat) for i in range(self.num_frame) if i != center]
-        return self.reconstruct(self.fuse(feat, supports), frame)
+        supports = [self.align(feats[i], feats[center]) for i in range(self.num_frame) if i != center]
+        return self.reconstruct(self.fuse(feats[center][:, : self.num_feat], supports), frame)
 
     def align(self, support: Tensor, feat: Tensor) -> Tensor:
-        """Align a supporting frame's feature to the centre frame's (equations 5 to 8); both (b, c, h, w)."""
+        """Align a supporting frame to the centre frame (equations 5 to 8): as of `extract_features` -> (b, c, h, w)."""
         aligned = support if self.alignment is None else self.alignment(support, feat)
-        return aligned * similarity_mask(feat, aligned) if self.attention else aligned
+        return aligned * similarity_mask(feat[:, : self.num_feat], aligned) if self.attention else aligned
 
     def fuse(self, feat: Tensor, supports: list[Tensor]) -> Tensor:
         """Fuse the aligned supporting features (equation 3) with the centre frame's; all (b, c, h, w)."""
         condition = None
         if self.condition is not None:
             condition = self.condition(torch.cat(supports, dim=1))
-        elif self.direct_fusion is not None:
-            feat = self.direct_fusion(torch.cat([feat, *supports], dim=1))
+        elif self.one_stage_fusion is not None:
+            feat = self.one_stage_fusion(feat, supports)
         high = self.run_blocks(feat, condition)
         if self.feedback:
             high = self.run_blocks(feat + high, condition)
@@ -186,54 +219,34 @@ def similarity_mask(feat: Tensor, aligned: Tensor) -> Tensor:
     return torch.sigmoid(-distance)
 
 
-class MDDAlignment(nn.Module):
-    """Multi-scale dilated deformable alignment (Section III-B, 2; Figure 4).
+class DirectFusion(nn.Module):
+    """One convolution of all features of a window at once (Table VI, DF)."""
 
-    Args:
-        num_feat: Channels, in and out.
-        num_mdrb: Multi-scale dilated residual blocks.
-        deform_groups: Groups of channels that share an offset; divides `num_feat`.
-    """
-
-    def __init__(self, num_feat: int, num_mdrb: int, deform_groups: int):
+    def __init__(self, num_feat: int, num_frame: int):
         super().__init__()
-        if deform_groups < 1 or num_feat % deform_groups:
-            raise InputError(f'MSFFN: deform_groups ({deform_groups}) must divide num_feat ({num_feat}).')
-        self.bottleneck = nn.Conv2d(2 * num_feat, num_feat, 3, 1, 1)
-        self.mdrbs = nn.Sequential(*(MultiScaleDilatedResidualBlock(num_feat) for _ in range(num_mdrb)))
-        self.conv_offset = nn.Conv2d(num_feat, 3 * 9 * deform_groups, 3, 1, 1)
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
-        self.deform_conv = ModulatedDeformConv2d(num_feat, num_feat, 3, padding=1, deform_groups=deform_groups)
-        nn.init.dirac_(self.deform_conv.weight)
-        self.deform_conv.weight.data *= 2  # the modulation scalar starts at 1/2
-        nn.init.zeros_(self.deform_conv.bias)
-        self.lrelu = nn.LeakyReLU(0.1, inplace=True)
+        self.conv = nn.Conv2d(num_frame * num_feat, num_feat, 3, 1, 1)
 
-    def forward(self, support: Tensor, feat: Tensor) -> Tensor:
-        """Align `support` to `feat`; all (b, c, h, w)."""
-        theta = self.mdrbs(self.lrelu(self.bottleneck(torch.cat((support, feat), dim=1))))
-        o1, o2, mask = self.conv_offset(theta).chunk(3, dim=1)  # each (b, deform_groups * 9, h, w)
-        return self.deform_conv(support, torch.cat((o1, o2), dim=1), torch.sigmoid(mask))
+    def forward(self, feat: Tensor, supports: list[Tensor]) -> Tensor:
+        """The centre frame's feature and the n - 1 aligned ones, all (b, c, h, w) -> (b, c, h, w)."""
+        return self.conv(torch.cat([feat, *supports], dim=1))
 
 
-class MultiScaleDilatedResidualBlock(nn.Module):
-    """3x3 and 5x5 side by side, then dilation rates 2 and 3 side by side, and a shortcut (Figure 4)."""
+class Fusion3d(nn.Module):
+    """3D convolutions over the window, until one frame is left (Table VI, 3DF)."""
 
-    def __init__(self, num_feat: int):
+    def __init__(self, num_feat: int, num_frame: int):
         super().__init__()
-        self.conv3 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
-        self.conv5 = nn.Conv2d(num_feat, num_feat, 5, 1, 2)
-        self.conv_dilated2 = nn.Conv2d(2 * num_feat, num_feat, 3, 1, 2, dilation=2)
-        self.conv_dilated3 = nn.Conv2d(2 * num_feat, num_feat, 3, 1, 3, dilation=3)
-        self.fuse = nn.Conv2d(2 * num_feat, num_feat, 1)
-        self.lrelu = nn.LeakyReLU(0.1, inplace=True)
+        self.convs = nn.ModuleList(
+            nn.Conv3d(num_feat, num_feat, 3, padding=(0, 1, 1)) for _ in range((num_frame - 1) // 2)
+        )
 
-    def forward(self, feat: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h, w)."""
-        multi_scale = self.lrelu(torch.cat((self.conv3(feat), self.conv5(feat)), dim=1))
-        dilated = self.lrelu(torch.cat((self.conv_dilated2(multi_scale), self.conv_dilated3(multi_scale)), dim=1))
-        return feat + self.fuse(dilated)
+    def forward(self, feat: Tensor, supports: list[Tensor]) -> Tensor:
+        """As `DirectFusion.forward`; `supports` in the order of the frames."""
+        half = len(supports) // 2
+        window = torch.stack([*supports[:half], feat, *supports[half:]], dim=2)  # (b, c, n, h, w)
+        for i, conv in enumerate(self.convs):
+            window = conv(window if i == 0 else F.leaky_relu(window, 0.1))
+        return window.squeeze(2)
 
 
 class SpatialFeatureTransform(nn.Module):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from basicsr_plugins.data.clips import ClipReader, check_scale, paired_clips
@@ -15,6 +19,7 @@ LQ_FOLDERS = ('BIx{}', 'BI', 'bicubic', 'sharp_bicubic', 'LR_bicubic/X{}', 'LR',
 GT_FOLDERS = ('GT', 'HR', 'sharp')
 CLIP_LQ_FOLDERS = ('input{}', 'bicubic{}', 'blur{}')  # SPMC, and UDM10 as PFNL's authors give it: <clip>/truth, ...
 CLIP_GT_FOLDER = 'truth'
+SAMPLES, SAMPLE_SIZE = 16, 4096  # blocks of a file, and their bytes, that its fingerprint depends on
 
 
 @dataclass
@@ -25,6 +30,39 @@ class BenchmarkClip:
     frames: tuple[str, ...]
     lq: ClipFrames
     gt: ClipFrames
+
+    @cached_property
+    def content(self) -> str:
+        """Another text when frames of LQ or GT, or the LMDBs they are in, become others."""
+        return fingerprint(path for frames in (self.lq, self.gt) for path in _files(frames))
+
+
+def _files(frames: ClipFrames) -> list[Path]:
+    root = frames.reader.root
+    if frames.reader.is_lmdb:
+        return [root / 'data.mdb']
+    return [root / frames.info.name / frame for frame in frames.info.frames]
+
+
+def fingerprint(paths: Iterable[str | os.PathLike]) -> str:
+    """A hash of files: of their sizes, times of change, and samples of their bytes (all bytes of small files).
+
+    Raises:
+        InputError: If one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, 'rb') as file:
+                status = os.fstat(file.fileno())
+                digest.update(f'{status.st_size} {status.st_mtime_ns} '.encode())
+                last = max(status.st_size - SAMPLE_SIZE, 0)
+                for i in range(SAMPLES):
+                    file.seek(last * i // (SAMPLES - 1))
+                    digest.update(file.read(SAMPLE_SIZE))
+        except OSError as error:
+            raise InputError(f'{path} cannot be read: {error.strerror}.') from error
+    return digest.hexdigest()
 
 
 def find_roots(data: str | Path, scale: int) -> tuple[Path, Path]:
@@ -38,7 +76,7 @@ def find_roots(data: str | Path, scale: int) -> tuple[Path, Path]:
     """
     data = Path(data)
     if not data.is_dir():
-        raise InputError(f'--data: there is no folder {data}.')
+        raise InputError(f'there is no folder {data}.')
     if any(data.glob(f'*/{CLIP_GT_FOLDER}')):
         return data, data
     gt = _first_folder(data, GT_FOLDERS, scale)
@@ -46,8 +84,8 @@ def find_roots(data: str | Path, scale: int) -> tuple[Path, Path]:
     if gt is None or lq is None:
         missing, tried = ('GT', GT_FOLDERS) if gt is None else ('LQ', LQ_FOLDERS)
         raise InputError(
-            f'--data {data}: found no folder of {missing} clips ({", ".join(tried).format(*[scale] * len(tried))}); '
-            'name both by --lq and --gt.'
+            f'{data}: found no folder of {missing} clips ({", ".join(tried).format(*[scale] * len(tried))}); '
+            'name the folders of LQ and GT themselves.'
         )
     return lq, gt
 
@@ -67,7 +105,7 @@ def open_clips(lq_root: str | Path, gt_root: str | Path, scale: int) -> list[Ben
     Raises:
         InputError: If a clip or a frame is missing on one side, or a size does not fit.
     """
-    lq, gt = _reader(lq_root, '--lq'), _reader(gt_root, '--gt')
+    lq, gt = _reader(lq_root, 'LQ'), _reader(gt_root, 'GT')
     same = Path(lq_root).resolve() == Path(gt_root).resolve()
     pairs = _paired_subfolders(lq, scale) if same else [(one.name, one, two) for one, two in paired_clips(lq, gt, None)]
     clips = []

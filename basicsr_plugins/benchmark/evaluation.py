@@ -1,12 +1,11 @@
-"""Evaluate one network on one clip: metrics, and the pictures that a report shows.
+"""Evaluate one method on one clip: metrics, and the pictures that a report shows.
 
 Pictures are (h, w, 3), BGR, uint8.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +13,15 @@ import cv2
 import numpy as np
 import torch
 from basicsr.utils import tensor2img
-from torch import nn
+from torch import Tensor
 
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.benchmark.clips import BenchmarkClip
-from basicsr_plugins.benchmark.comparison import most_different
+from basicsr_plugins.benchmark.results import METRICS
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.models.restoration import restore_frames
+from basicsr_plugins.files import write_atomically
 from basicsr_plugins.models.vsr_model import frame_metric
 
-METRICS = {  # how the report shows them; the functions are `calculate_<name>` of the registry
-    'psnr': {'label': 'PSNR', 'unit': 'dB', 'better': 'higher', 'digits': 2},
-    'ssim': {'label': 'SSIM', 'unit': '', 'better': 'higher', 'digits': 4},
-    'tof': {'label': 'tOF', 'unit': 'px', 'better': 'lower', 'digits': 3},
-}
 BORDER_FRAMES = 2  # that papers leave out at each end
 MAX_CROP = 160
 SSIM_WINDOW = 11
@@ -109,69 +103,57 @@ def choose_view(clip: BenchmarkClip, protocol: Protocol) -> View:
     return View(index, (top, left, *size), top + size[0] // 2)
 
 
-class LimitedFrames:
-    """The first frames of a clip, as a sequence."""
-
-    def __init__(self, frames, num_frame: int):
-        self.frames = frames
-        self.num_frame = num_frame
-
-    def __len__(self) -> int:
-        return self.num_frame
-
-    def __getitem__(self, i: int):
-        return self.frames[i]
-
-
 @torch.no_grad()
 def evaluate_clip(
-    net: nn.Module,
+    restored: Iterable[Tensor],
     clip: BenchmarkClip,
     protocol: Protocol,
     view: View,
-    picture_prefix: Path,
+    pictures: Mapping[str, Path],
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float | None]:
-    """Restore a clip, measure it, and write its pictures; each frame is measured before the next is made.
+    """Measure a restored clip and write its pictures; each frame is measured before the next is taken.
 
     Args:
-        net: The network, in eval mode, on its device.
+        restored: Its restored frames, (3, s * h, s * w), RGB in [0, 1], on any device.
         clip: The clip.
         protocol: What counts.
         view: What the pictures show.
-        picture_prefix: Their path without `_frame.png`, `_crop.png`, `_profile.png`.
+        pictures: Their paths: `frame`, `crop` and `profile`.
         progress: Called after each frame.
 
     Returns:
         psnr (dB), ssim, tof (pixels; None where only one frame counts): means over the frames that count.
 
     Raises:
-        InputError: If the network's output has another shape than GT.
+        InputError: If the frames have another number or shape than those of GT, or values that are not finite.
     """
     counted = protocol.counted(clip)
     options = {'crop_border': protocol.crop_border, 'test_y_channel': protocol.y_channel}
     values = {name: [] for name in METRICS}
     lines = []
     previous = None
-    frames = LimitedFrames(clip.lq, protocol.num_frame(clip))
-    for i, output in enumerate(restore_frames(net, frames, protocol.padding, scale=protocol.scale)):
-        if i == len(frames):
-            raise InputError(f'the output has more than the {len(frames)} frames of the clip.')
+    num_frame = protocol.num_frame(clip)
+    for i, output in enumerate(restored):
+        if i == num_frame:
+            raise InputError(f'the output has more than the {num_frame} frames of the clip.')
         true = clip.gt[i]
         if output.shape != true.shape:
             raise InputError(f'a frame of the output is {tuple(output.shape)}, but one of GT is {tuple(true.shape)}.')
+        if not output.isfinite().all():
+            raise InputError(f'frame {clip.frames[i]} of the output has values that are NaN or infinite.')
         image, gt = tensor2img(output), tensor2img(true)
         lines.append(image[view.line])
         if i == view.index:
-            write_view(image, view, picture_prefix)
+            write_view(image, view, pictures)
         if i in counted:
             for name in METRICS:
                 values[name].append(frame_metric((image, gt), previous, {'type': f'calculate_{name}', **options}))
             previous = image, gt
         progress()
-    if len(lines) < len(frames):
-        raise InputError(f'the output has {len(lines)} frames, but the clip has {len(frames)}.')
-    write_picture(f'{picture_prefix}_profile.png', np.stack(lines))
+    if len(lines) < num_frame:
+        raise InputError(f'the output has {len(lines)} frames, but the clip has {num_frame}.')
+    write_picture(pictures['profile'], np.stack(lines))
     return {name: _mean(column) for name, column in values.items()}
 
 
@@ -181,22 +163,30 @@ def _mean(values: list[float]) -> float | None:
     return float(values.mean()) if values.size else None
 
 
-def write_gt_pictures(clip: BenchmarkClip, protocol: Protocol, view: View, picture_prefix: Path) -> None:
-    """The pictures of GT, as `evaluate_clip` writes those of a network."""
-    write_view(tensor2img(clip.gt[view.index]), view, picture_prefix)
+def write_gt_pictures(clip: BenchmarkClip, protocol: Protocol, pictures: Mapping[str, Path]) -> None:
+    """The pictures of GT, as `evaluate_clip` writes those of a method."""
+    view = choose_view(clip, protocol)
+    write_view(tensor2img(clip.gt[view.index]), view, pictures)
     lines = [tensor2img(clip.gt[i][:, view.line : view.line + 1])[0] for i in range(protocol.num_frame(clip))]
-    write_picture(f'{picture_prefix}_profile.png', np.stack(lines))
+    write_picture(pictures['profile'], np.stack(lines))
 
 
-def write_view(image: np.ndarray, view: View, picture_prefix: Path) -> None:
+def write_view(image: np.ndarray, view: View, pictures: Mapping[str, Path]) -> None:
     top, left, height, width = view.window
-    write_picture(f'{picture_prefix}_frame.png', image)
-    write_picture(f'{picture_prefix}_crop.png', image[top : top + height, left : left + width])
+    write_picture(pictures['frame'], image)
+    write_picture(pictures['crop'], image[top : top + height, left : left + width])
 
 
-def write_picture(path: str, image: np.ndarray) -> None:
+def write_picture(path: Path, image: np.ndarray) -> None:
     """Write a PNG, whole or not at all."""
-    temporary = f'{path}.{os.getpid()}.tmp.png'
-    if not cv2.imwrite(temporary, image):
-        raise InputError(f'{path} cannot be written.')
-    os.replace(temporary, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, cv2.imencode('.png', image)[1].tobytes())
+
+
+def most_different(first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
+    """Top and left of the window of `size` in which two pictures differ the most, by mean absolute difference."""
+    height, width = size
+    difference = np.abs(first.astype(np.float32) - second).mean(2)
+    summed = cv2.integral(difference, sdepth=cv2.CV_64F)
+    window = summed[height:, width:] - summed[:-height, width:] - summed[height:, :-width] + summed[:-height, :-width]
+    return tuple(int(i) for i in np.unravel_index(window.argmax(), window.shape))

@@ -58,6 +58,11 @@ def git_commit(folder: Path | str) -> str | None:
     return f'{commit} (modified)' if changes else commit
 
 
+def this_commit() -> str | None:
+    """The commit of this package, as `git_commit`."""
+    return git_commit(Path(__file__).parent)
+
+
 def _git(folder, *arguments):
     try:
         result = subprocess.run(['git', '-C', str(folder), *arguments], capture_output=True, text=True)
@@ -82,7 +87,7 @@ class PeakMemory:
         device: Where the computation runs.
 
     Attributes:
-        bytes: The peak, after leaving; None where the system does not tell.
+        bytes: The peak, after leaving; None where the system does not say.
     """
 
     def __init__(self, device: torch.device | str):

@@ -12,30 +12,19 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from unittest import mock
 
 import torch
 import torchvision  # noqa: F401  (brings torch.ops.torchvision.deform_conv2d)
 from basicsr.utils.matlab_functions import calculate_weights_indices
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from basicsr_plugins.archs import bicubic_arch
-from basicsr_plugins.benchmark.machine import PeakMemory, synchronize
+from basicsr_plugins.benchmark.machine import synchronize
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.ops import deform_conv
-
-__all__ = [
-    'MACS_METHOD',
-    'MEMORY_METHOD',
-    'TIME_METHOD',
-    'MacCounter',
-    'PeakMemory',
-    'count_macs',
-    'count_parameters',
-    'seconds_per_frame',
-]
 
 MACS_METHOD = (
     'Multiply-adds are those of one LR frame in the middle of a long clip: what 21 frames take more than 11, divided '
@@ -137,7 +126,7 @@ def _count_clip(net: nn.Module, t: int, size: tuple[int, int]) -> int:
     """Multiply-adds of restoring t frames with a network on the meta device."""
     counter = MacCounter()
     try:
-        with torch.no_grad(), _doors_for_meta_tensors(counter), counter:
+        with torch.no_grad(), _functions_for_meta_tensors(counter), counter:
             _exhaust(restore_frames(net, torch.empty(t, 3, *size, device='meta')))
     except (RuntimeError, TypeError) as error:
         raise InputError(
@@ -148,22 +137,33 @@ def _count_clip(net: nn.Module, t: int, size: tuple[int, int]) -> int:
 
 
 @contextmanager
-def _doors_for_meta_tensors(counter: MacCounter) -> Iterator[None]:
-    """Functions that a network would call, replaced by others that make the same of tensors without data."""
+def _functions_for_meta_tensors(counter: MacCounter) -> Iterator[None]:
+    """Replace functions that a network would call by others that make the same of tensors without data."""
 
     def imresize(img, scale, antialiasing=True):
         counter.macs += _imresize_macs(img.shape, scale, antialiasing)
         return img.new_zeros(img.shape[0], *(math.ceil(length * scale) for length in img.shape[1:]))
 
     with ExitStack() as stack:
-        # one for all backends: our own would be counted by its parts, and mmcv's knows no shapes without data
+        # one for all backends: our own would be counted by its steps, and mmcv's knows no shapes without data
         backends = dict.fromkeys(deform_conv._BACKENDS, deform_conv._torchvision)
-        stack.enter_context(mock.patch.dict(deform_conv._BACKENDS, backends))
+        stack.enter_context(_replaced(deform_conv, '_BACKENDS', backends))
         # the toolbox's goes line by line, which takes a second for each frame
-        stack.enter_context(mock.patch.object(bicubic_arch, 'imresize', imresize))
+        stack.enter_context(_replaced(bicubic_arch, 'imresize', imresize))
         # knows no meta device, and changes no shape
-        stack.enter_context(mock.patch('torch.autocast', return_value=nullcontext()))
+        stack.enter_context(_replaced(torch, 'autocast', lambda *args, **kwargs: nullcontext()))
         yield
+
+
+@contextmanager
+def _replaced(module: object, name: str, value: object) -> Iterator[None]:
+    """Let a module have another attribute meanwhile."""
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
 
 
 def _imresize_macs(shape: tuple[int, int, int], scale: float, antialiasing: bool) -> int:
@@ -180,6 +180,8 @@ def _imresize_macs(shape: tuple[int, int, int], scale: float, antialiasing: bool
 class MacCounter(TorchDispatchMode):
     """Counts the multiply-adds of the operations in its context, and lets programs run on the meta device to the end.
 
+    Convolutions, matrix products and attention count by PyTorch's formulas, those of `FlopCounterMode`.
+
     Meta tensors have no values. Where a program asks for one it gets 0 or False, and where it copies a tensor to
     another device, zeros: what is done next is the same whatever the values.
 
@@ -194,7 +196,8 @@ class MacCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs: Mapping | None = None):
         kwargs = kwargs or {}
         name = str(function.overloadpacket)  # such as aten.convolution
-        if name not in _COUNTS and _MULTIPLIES.search(name):
+        formula = flop_registry.get(function.overloadpacket)
+        if name not in _COUNTS and formula is None and _MULTIPLIES.search(name):
             raise InputError(f'multiply-adds of the operation {name} cannot be counted.')
         if name == 'aten._local_scalar_dense' and args[0].is_meta:
             return torch.zeros((), dtype=args[0].dtype).item()
@@ -206,20 +209,9 @@ class MacCounter(TorchDispatchMode):
             out = function(*args, **kwargs)
         if name in _COUNTS:
             self.macs += _COUNTS[name](out, *args)
+        elif formula is not None:
+            self.macs += formula(*args, **kwargs, out_val=out) // 2  # a multiply-add is two of PyTorch's operations
         return out
-
-
-def _convolution(out, x, weight, bias, stride, padding, dilation, transposed, *_):
-    """Each output value of an ordinary convolution, each input value of a transposed one, meets one kernel."""
-    return (x if transposed else out).numel() * math.prod(weight.shape[1:])
-
-
-def _matrix_product(out, left, right):
-    return out.numel() * left.shape[-1]
-
-
-def _sum_with_matrix_product(out, summand, left, right, *_):
-    return out.numel() * left.shape[-1]
 
 
 def _grid_sample(out, x, grid, interpolation, *_):
@@ -237,15 +229,10 @@ def _per_output(macs):
     return lambda out, *_: out.numel() * macs
 
 
-_COUNTS = {
-    'aten.convolution': _convolution,
-    'aten.mm': _matrix_product,
-    'aten.bmm': _matrix_product,
-    'aten.mv': _matrix_product,
-    'aten.dot': _matrix_product,
-    'aten.addmm': _sum_with_matrix_product,
-    'aten.addmv': _sum_with_matrix_product,
-    'aten.baddbmm': _sum_with_matrix_product,
+_COUNTS = {  # what PyTorch's counter leaves out
+    'aten.mv': lambda out, matrix, vector: matrix.numel(),
+    'aten.dot': lambda out, left, right: left.numel(),
+    'aten.addmv': lambda out, summand, matrix, *_: matrix.numel(),
     'aten.grid_sampler_2d': _grid_sample,
     'aten.grid_sampler_3d': _grid_sample,
     'torchvision.deform_conv2d': _deform_conv,

@@ -1,4 +1,4 @@
-"""What BasicSR 1.4.2 needs on today's stack: one patch per function, listed in README.
+"""What BasicSR 1.4.2 needs on today's stack: one patch per function, listed in docs/compat.md.
 
 Each patch looks whether it is needed and does nothing where it is not. Those in `imports` must run before `basicsr` is
 imported, the others after.
@@ -19,9 +19,9 @@ def apply() -> None:
     """Apply all patches. Calling it again is harmless."""
     apply_before_import()
 
-    from basicsr_plugins.compat import devices, images, networks, options, resume
+    from basicsr_plugins.compat import devices, images, loading, networks, options, registries, reporting, resume
 
-    for module in (options, devices, resume, networks, images):
+    for module in (registries, options, loading, devices, resume, networks, images, reporting):
         for patch in module.PATCHES:
             patch()
 

@@ -115,37 +115,6 @@ def feed_data() -> None:
     wrap(SRModel, 'feed_data', make)
 
 
-def prefetch_errors() -> None:
-    """Let an error in the data end the run with `prefetch_mode: cpu` too.
-
-    BasicSR's prefetching thread dies with the error, in every version, and training waits for it for ever.
-    """
-
-    def make_run(original):
-        def run(self):
-            try:
-                original(self)
-            except Exception as error:
-                self.error = error
-                self.queue.put(None)
-
-        return run
-
-    def make_next(original):
-        def next_item(self):
-            try:
-                return original(self)
-            except StopIteration:
-                if hasattr(self, 'error'):
-                    raise self.error from None
-                raise
-
-        return next_item
-
-    wrap(prefetch_dataloader.PrefetchGenerator, 'run', make_run)
-    wrap(prefetch_dataloader.PrefetchGenerator, '__next__', make_next)
-
-
 def cuda_prefetcher() -> None:
     """Treat `prefetch_mode: cuda` like the CPU prefetcher where there is no CUDA.
 
@@ -163,4 +132,4 @@ def cuda_prefetcher() -> None:
     wrap(prefetch_dataloader, 'CUDAPrefetcher', make)
 
 
-PATCHES = (init_dist, model_to_device, video_validation, feed_data, prefetch_errors, cuda_prefetcher)
+PATCHES = (init_dist, model_to_device, video_validation, feed_data, cuda_prefetcher)

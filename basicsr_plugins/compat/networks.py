@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from unittest import mock
 
 import torch
 import torchvision
@@ -14,7 +13,7 @@ from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.archs.spynet_arch import SpyNet
 from torch.nn import functional as F
 
-from basicsr_plugins.compat.rebind import wrap
+from basicsr_plugins.compat.rebind import replaced, wrap
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.ops.deform_conv import modulated_deform_conv2d
 
@@ -55,7 +54,9 @@ def spynet_weights() -> None:
             if not load_path:
                 return
             if not Path(load_path).is_file():
-                raise InputError(f'spynet_path: there is no file {load_path}; README says where the weights come from.')
+                raise InputError(
+                    f'spynet_path: there is no file {load_path}; docs/training.md says where the weights come from.'
+                )
             try:
                 weights = torch.load(load_path, map_location='cpu', weights_only=True)['params']
                 self.load_state_dict({**self.state_dict(), **weights})
@@ -78,7 +79,7 @@ def basicvsrpp_alignment() -> None:
 
     def make(original):
         def init(self, *args, **kwargs):
-            with mock.patch('torch.cuda.is_available', return_value=True):
+            with replaced(torch.cuda, 'is_available', lambda: True):
                 original(self, *args, **kwargs)
 
         return init

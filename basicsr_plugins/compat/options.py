@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import io
 import os
 import re
 import sys
@@ -14,18 +14,26 @@ from pathlib import Path
 import torch
 import yaml
 from basicsr.utils import options
-from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
 from basicsr_plugins.compat.rebind import wrap
-from basicsr_plugins.errors import InputError
+from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.option_schema import OptionError
 
-REQUIRED_KEYS = ('name', 'model_type', 'num_gpu', 'datasets', 'path')
-REQUIRED_TO_TRAIN = ('train', 'logger')
-REQUIRED_TO_TEST = ('val',)
+MOST_BYTES = 2**20
+MOST_VALUES = 100_000  # of a file, with what its aliases stand for
 
 
 class SafeOptionLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-    """YAML loader for option files: ordered mappings, plain data only, `1e-4` is a number."""
+    """YAML loader for option files: ordered mappings, plain data only, `1e-4` is a number.
+
+    A key that stands twice in a section is refused, and so are aliases that stand for too much, or for themselves.
+    """
+
+    def get_single_node(self):
+        node = super().get_single_node()
+        if node is not None:
+            _check_node(node, {})
+        return node
 
     def construct_ordered_mapping(self, node):
         self.flatten_mapping(node)
@@ -62,20 +70,20 @@ def parse_options() -> None:
     """Check the option file at start and keep output out of site-packages.
 
     `python -m basicsr.train` takes the parent of the installed package as its root, in every version, so experiments,
-    results and tb_logger land in site-packages; here the root is then the current folder. A missing, unreadable or
-    incomplete option file, and `num_gpu` above 0 where there is no CUDA, stop with one sentence.
+    results and tb_logger land in site-packages; here the root is then the current folder. Options that a run is sure to
+    fail at, or to ignore, and `num_gpu` above 0 where there is no CUDA, stop with one sentence before any work; BasicSR
+    checks none, in every version.
     """
 
     def make(original):
         def parse(root_path, is_train=True):
-            _check_option_file(REQUIRED_KEYS + (REQUIRED_TO_TRAIN if is_train else REQUIRED_TO_TEST))
+            _check_options(is_train)
             opt, args = original(str(output_root(root_path)), is_train=is_train)
             if opt['num_gpu'] != 0 and not torch.cuda.is_available():
                 raise InputError(
                     f'num_gpu: {opt["num_gpu"]} is asked for, but PyTorch sees no CUDA device; say 0 (or auto).'
                 )
-            _check_names(opt)
-            _mend_entry_script()
+            _rebind_entry_script()
             return opt, args
 
         return parse
@@ -107,45 +115,140 @@ def read_options(path: str | os.PathLike, where: str) -> dict:
     """
     try:
         with open(path, encoding='utf-8') as file:
-            opt = yaml.load(file, Loader=SafeOptionLoader)
+            text = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f'{where}: {error.strerror}.') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{where} is not a YAML file of plain data: {" ".join(str(error).split())}') from error
+    except UnicodeDecodeError as error:
+        raise InputError(f'{where} is not a YAML file of plain data: {one_line(error)}') from error
+    if len(text) > MOST_BYTES:
+        raise InputError(f'{where} is larger than an option file can be, {MOST_BYTES} bytes.')
+    stream = io.StringIO(text)
+    stream.name = str(path)  # for messages
+    try:
+        opt = yaml.load(stream, Loader=SafeOptionLoader)
+    except InputError:
+        raise
+    except Exception as error:  # YAMLError, and whatever the tags' readers raise on texts that do not fit them
+        raise InputError(f'{where} is not a YAML file of plain data: {one_line(error)}') from error
     if not isinstance(opt, dict):
         raise InputError(f'{where} holds no options.')
     return opt
 
 
-def _check_option_file(required_keys: Sequence[str]) -> None:
-    """Stop with one sentence where the toolbox's parser would stop with a traceback."""
+def read_value(text: str, where: str) -> object:
+    """One value, as it would stand in an option file.
+
+    Raises:
+        InputError: If it is not YAML, or not plain data; `where` begins the message.
+    """
+    try:
+        return yaml.load(text, Loader=SafeOptionLoader)
+    except Exception as error:  # YAMLError, and whatever the tags' readers raise on texts that do not fit them
+        raise InputError(f'{where}: {text!r} is not a value in YAML.') from error
+
+
+def _check_node(node: yaml.Node, counts: dict) -> int:
+    """The number of values below a node, each alias counted anew; `counts` keeps those of the nodes already seen.
+
+    Raises:
+        InputError: If a key stands twice or is no text, or the aliases expand without end.
+    """
+    if id(node) in counts:
+        if counts[id(node)] is None:
+            raise InputError(f'{_place(node)}: an alias stands for a section that it is in.')
+        return counts[id(node)]
+    counts[id(node)] = None
+    below = []
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise InputError(f'{_place(key)}: a key must be a text.')
+            if key.value in seen:
+                raise InputError(f'{_place(key)}: the key {key.value!r} stands twice in its section.')
+            seen.add(key.value)
+            below.append(value)
+    elif isinstance(node, yaml.SequenceNode):
+        below = node.value
+    counts[id(node)] = 1 + sum(_check_node(value, counts) for value in below)
+    if counts[id(node)] > MOST_VALUES:
+        raise InputError(f'{_place(node)}: with its aliases this is more than {MOST_VALUES} values.')
+    return counts[id(node)]
+
+
+def _place(node: yaml.Node) -> str:
+    return f'{node.start_mark.name}:{node.start_mark.line + 1}'
+
+
+def _check_options(is_train: bool) -> None:
+    """Check the option file, with what `--force_yml` changes in it, before the toolbox reads it.
+
+    Raises:
+        InputError: One sentence, which begins with the file and the line, or with the argument, that is wrong.
+    """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('-opt')
-    path = parser.parse_known_args()[0].opt
-    if path is None:
+    parser.add_argument('--debug', action='store_true')
+    parser.add_argument('--force_yml', nargs='+', default=[])
+    arguments = parser.parse_known_args()[0]
+    if arguments.opt is None:
         return  # the toolbox's parser says so
-    opt = read_options(path, f'-opt {path}')
-    for key in required_keys:
-        if key not in opt:
-            raise InputError(f'-opt {path}: the key {key!r} is missing.')
+    from basicsr_plugins.option_file import check_option_file  # may itself be what imports BasicSR, and so this module
+
+    opt = read_options(arguments.opt, f'-opt {arguments.opt}')
+    forced = {_force(opt, entry): entry for entry in arguments.force_yml}
+    try:
+        check_option_file(opt, is_train)
+        if is_train and (arguments.debug or 'debug' in opt['name']) and opt.get('val', {}) is None:
+            raise OptionError('val is empty, but the debug mode sets a key of it; leave it out.', ('val',))
+    except OptionError as error:
+        if error.path in forced:
+            raise InputError(f'--force_yml {forced[error.path]}: {error}') from None
+        raise InputError(f'{_line_of(arguments.opt, error.path)}: {error}') from None
 
 
-def _check_names(opt: dict) -> None:
-    """Refuse a model or dataset that no registry holds, naming the nearest that one does."""
-    named = [('model_type', opt['model_type'], MODEL_REGISTRY)]
-    named += [
-        (f'datasets: {key}: type', section.get('type'), DATASET_REGISTRY) for key, section in opt['datasets'].items()
-    ]
-    for where, name, registry in named:
-        if name not in registry:
-            near = difflib.get_close_matches(str(name), list(registry.keys()), n=1, cutoff=0)
-            raise InputError(f'{where}: there is no {name!r} in the registry; did you mean {near[0]!r}?')
+def _force(opt: dict, entry: str) -> tuple[str, ...]:
+    """Change an option as `--force_yml SECTION:KEY=VALUE` says, and give its path."""
+    keys, equals, value = entry.partition('=')
+    *sections, last = path = tuple(key.strip() for key in keys.split(':'))
+    for name in sections:
+        opt = opt.get(name) if isinstance(opt, dict) else None
+    if not equals or '=' in value or not isinstance(opt, dict):
+        raise InputError(f'--force_yml {entry} must read SECTION:KEY=VALUE, with a section that is in the option file.')
+    opt[last] = options._postprocess_yml_value(value.strip())
+    return path
 
 
-def _mend_entry_script() -> None:
+def _line_of(file: str, path: Sequence[str]) -> str:
+    """`FILE:LINE` of a key, or of the innermost section around it that is there."""
+    with open(file, encoding='utf-8') as stream:
+        node = yaml.compose(stream, Loader=SafeOptionLoader)
+    place = file
+    for name in path:
+        found = _find(node, name)
+        if found is None:
+            break
+        place, node = f'{file}:{found[0].start_mark.line + 1}', found[1]
+    return place
+
+
+def _find(node: yaml.Node, name: str) -> tuple[yaml.Node, yaml.Node] | None:
+    """Key and value of this name in a section, or in those that `<<` merges into it."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    for key, value in pairs:
+        if key.value == name:
+            return key, value
+    for key, value in pairs:
+        for one in (value.value if isinstance(value, yaml.SequenceNode) else [value]) if key.value == '<<' else []:
+            if _find(one, name):
+                return _find(one, name)
+    return None
+
+
+def _rebind_entry_script() -> None:
     """Rebind `load_resume_state` in the script that runs.
 
-    In `basicsr/train.py`, run as a script, the function is defined in `__main__` after BasicSR was imported and mended.
+    In `basicsr/train.py`, run as a script, it is defined in `__main__` after BasicSR was imported and patched.
     """
     import basicsr.train
 
@@ -155,4 +258,19 @@ def _mend_entry_script() -> None:
         entry.load_resume_state = basicsr.train.load_resume_state
 
 
-PATCHES = (safe_yaml, parse_options)
+def force_yml() -> None:
+    """Let `--force_yml` read values as the option file does.
+
+    BasicSR 1.4.2 takes negative numbers and exponents (`-1`, `1e-4`) for texts there, and evaluates lists as code.
+    """
+
+    def make(original):
+        def read(value):
+            return None if value.lower() == 'none' else read_value(value, '--force_yml')
+
+        return read
+
+    wrap(options, '_postprocess_yml_value', make)
+
+
+PATCHES = (safe_yaml, parse_options, force_yml)

@@ -1,10 +1,11 @@
-"""Replace a function of BasicSR wherever `from ... import ...` has copied it."""
+"""Replace a function of BasicSR for good, wherever `from ... import ...` has copied it, or for a moment."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 
@@ -28,3 +29,14 @@ def wrap(owner: type | ModuleType, name: str, make: Callable[[Callable], Callabl
         for attribute, value in list(vars(module).items()):
             if value is original:
                 setattr(module, attribute, replacement)
+
+
+@contextlib.contextmanager
+def replaced(owner: type | ModuleType, name: str, value: object) -> Iterator[None]:
+    """Let `owner.name` be `value` inside the block, and what it was afterwards."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import basicsr.train
 import torch
-from basicsr.utils import check_resume
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import check_resume, get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 
 from basicsr_plugins.compat.options import output_root
@@ -89,4 +91,47 @@ def _load(path: Path) -> dict:
     return data
 
 
-PATCHES = (load_resume_state,)
+def resume_training() -> None:
+    """Resume with the schedule that the option file has now.
+
+    BasicSR takes the saved one, in every version: with longer `periods` training goes on to the end of the old ones and
+    dies there: TypeError. Where they differ, learning rates are those of a training that had the new schedule from its
+    start. A state of a training with other parameter groups stops with one sentence.
+    """
+
+    def make(original):
+        def resume(self, resume_state):
+            fresh = [scheduler.state_dict() for scheduler in self.schedulers]
+            try:
+                original(self, resume_state)
+            except (AssertionError, KeyError, ValueError) as error:
+                where = self.opt['path'].get('resume_state')
+                raise InputError(f'{where} is of a training with other options ({one_line(error)[:150]}).') from error
+            if any(_differs(new, old) for new, old in zip(fresh, resume_state['schedulers'])):
+                get_root_logger().info('The schedule is not the saved one; it counts from the first iteration on.')
+                for scheduler, state in zip(self.schedulers, fresh):
+                    scheduler.load_state_dict(state)
+                _repeat_schedule(self, resume_state['iter'])
+
+        return resume
+
+    wrap(BaseModel, 'resume_training', make)
+
+
+def _differs(new: dict, old: dict) -> bool:
+    """Whether two states of a scheduler are of different schedules; where they stand in them does not count."""
+    return any(old.get(key) != new[key] for key in new if not key.startswith('_') and key != 'last_epoch')
+
+
+def _repeat_schedule(model: BaseModel, iterations: int) -> None:
+    """Set schedulers and learning rates to where they would be after that many iterations."""
+    for optimizer, scheduler in zip(model.optimizers, model.schedulers):
+        for group, lr in zip(optimizer.param_groups, scheduler.base_lrs):
+            group['lr'] = group['initial_lr'] = lr
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')  # before any optimizer.step()
+        for current_iter in range(1, iterations + 1):
+            model.update_learning_rate(current_iter, model.opt['train'].get('warmup_iter', -1))
+
+
+PATCHES = (load_resume_state, resume_training)

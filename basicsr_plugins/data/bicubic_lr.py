@@ -1,4 +1,4 @@
-"""Make low-resolution clips from ground truth with the toolbox's `imresize`, which follows MATLAB's bicubic."""
+"""Make low-resolution clips from ground truth: by the toolbox's `imresize`, as MATLAB's bicubic does, or by blur."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from basicsr_plugins.errors import InputError
 SCALES = (2, 3, 4)
 
 
-def make_bicubic_lr(source: StrPath, output: StrPath, scale: int = 4, num_worker: int | None = None) -> int:
+def make_bicubic_lr(
+    source: StrPath,
+    output: StrPath,
+    scale: int = 4,
+    num_worker: int | None = None,
+    degradation: str | None = None,
+) -> int:
     """Make LR clips: the same clip and frame names, as PNG. A run that was interrupted keeps what it had finished.
 
     Args:
@@ -31,6 +37,7 @@ def make_bicubic_lr(source: StrPath, output: StrPath, scale: int = 4, num_worker
         output: Folder to write the LR clips to.
         scale: 2, 3 or 4. Frames that it does not divide lose their last rows and columns (`mod_crop`) first.
         num_worker: Processes; 0 works in this process. Default: one per core.
+        degradation: Instead of bicubic: blur and decimation by one of the conventions of `data.bd_lr`, x4.
 
     Returns:
         The number of frames made by this run.
@@ -43,6 +50,11 @@ def make_bicubic_lr(source: StrPath, output: StrPath, scale: int = 4, num_worker
         raise InputError(f'the scale is {scale}; give one of {SCALES}')
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise InputError(f'{output} lies in its own source {source}; give a path outside')
+    if degradation is not None:
+        # BasicSR takes seconds to import
+        from basicsr_plugins.data.bd_lr import check_convention
+
+        check_convention(degradation, scale)
     clips = clips_from_folder(source)
     frames = [
         (source / clip.name / name, output / clip.name / f'{Path(name).stem}.png')
@@ -51,8 +63,8 @@ def make_bicubic_lr(source: StrPath, output: StrPath, scale: int = 4, num_worker
     ]
     num_worker = default_num_worker() if num_worker is None else num_worker
     try:
-        with recorded(output, describe(source, clips, scale=scale)):
-            return _make_frames(output, frames, scale, num_worker)
+        with recorded(output, describe(source, clips, scale=scale, degradation=degradation)):
+            return _make_frames(output, frames, scale, degradation, num_worker)
     except OSError as error:
         raise InputError(cannot_write(output, error)) from error
 
@@ -76,17 +88,27 @@ def bicubic_downsample(image: np.ndarray, scale: int) -> np.ndarray:
     return (lq.clip(0, 1) * peak).round().astype(image.dtype)
 
 
-def _make_frames(output, frames, scale, num_worker):
-    todo = [(gt, lq, scale) for gt, lq in frames if not lq.exists()]
-    for folder in {lq.parent for _, lq, _ in todo}:
+def downsample(image: np.ndarray, scale: int, degradation: str | None = None) -> np.ndarray:
+    """As `bicubic_downsample`, or by a convention of `data.bd_lr`; of grey images too."""
+    if degradation is None:
+        return bicubic_downsample(image, scale)
+    from basicsr_plugins.data.bd_lr import bd_downsample_images
+
+    lq = bd_downsample_images(np.atleast_3d(image)[None], degradation, scale)[0]
+    return lq if image.ndim == 3 else lq[..., 0]
+
+
+def _make_frames(output, frames, scale, degradation, num_worker):
+    todo = [(gt, lq, scale, degradation) for gt, lq in frames if not lq.exists()]
+    for folder in {lq.parent for _, lq, *_ in todo}:
         folder.mkdir(parents=True, exist_ok=True)
     if len(todo) < len(frames):
         print(f'{output}: {len(frames) - len(todo)} of {len(frames)} frames are there already.')
     cropped = {}
-    preload = ('basicsr.data.transforms', 'basicsr.utils.matlab_functions')
+    preload = ('basicsr.data.transforms', 'basicsr.utils.matlab_functions', 'basicsr_plugins.data.bd_lr')
     with closing(in_order(_make_frame, todo, num_worker, preload)) as shapes:
         progress = tqdm(shapes, output.name, initial=len(frames) - len(todo), total=len(frames), unit='frame')
-        for (h, w), (gt, _, _) in zip(progress, todo):
+        for (h, w), (gt, *_) in zip(progress, todo):
             if h % scale or w % scale:
                 cropped[gt.parent] = (h, w)
     for clip, (h, w) in cropped.items():
@@ -95,11 +117,12 @@ def _make_frames(output, frames, scale, num_worker):
     return len(todo)
 
 
-def _make_frame(gt, lq, scale):
+def _make_frame(gt, lq, scale, degradation):
     """Runs in a worker; returns the (h, w) of the ground truth."""
     image = read_image(gt)
     h, w = image.shape[:2]
-    if min(h, w) < 2 * scale:
-        raise InputError(f'{gt} is {w}x{h}, too small to shrink by {scale}; give frames of {2 * scale} pixels or more')
-    write_file(lq, encode_png(bicubic_downsample(image, scale)))
+    least = (2 if degradation is None else 4) * scale
+    if min(h, w) < least:
+        raise InputError(f'{gt} is {w}x{h}, too small to shrink by {scale}; give frames of {least} pixels or more')
+    write_file(lq, encode_png(downsample(image, scale, degradation)))
     return h, w

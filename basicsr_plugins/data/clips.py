@@ -12,15 +12,22 @@ from pathlib import Path, PurePath
 
 import lmdb
 import numpy as np
+from basicsr.utils import FileClient, imfrombytes
 
 from basicsr_plugins.data.lmdb_store import check_whole
 from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_from_lmdb, read_meta_info
-from basicsr_plugins.errors import InputError, check_keys
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.option_schema import Key
 
 VAL_PARTITIONS = {
     'REDS4': ['000', '011', '015', '020'],
     'official': [f'{clip:03d}' for clip in range(240, 270)],
 }
+IO_BACKEND = Key(  # the option `io_backend`; the toolbox adds the last two
+    'dict',
+    required=True,
+    keys={'type': Key('str', required=True, choices=('disk', 'lmdb')), 'db_paths': Key(), 'client_keys': Key()},
+)
 
 
 class ClipReader:
@@ -58,9 +65,6 @@ class ClipReader:
         Raises:
             InputError: If the frame is missing or cannot be decoded, naming its file or key.
         """
-        # not above: importing BasicSR imports this module, through the hook and the datasets
-        from basicsr.utils import FileClient, imfrombytes
-
         name = f'{clip}/{PurePath(frame).stem}' if self.is_lmdb else str(self.root / clip / frame)
         shown = f'{name} of {self.root}' if self.is_lmdb else name
         try:
@@ -85,8 +89,6 @@ def lmdb_client(path: Path):
     LMDB refuses to open a database twice in a process, as training and validation on the same one would, and one that
     was open when a DataLoader forked must be opened anew in the worker.
     """
-    from basicsr.utils import FileClient
-
     key = str(path.resolve())
     pid, client = _LMDB_CLIENTS.get(key, (None, None))
     if pid != os.getpid():
@@ -99,13 +101,6 @@ def lmdb_client(path: Path):
         check_whole(path, client.client._client['clips'])
         _LMDB_CLIENTS[key] = os.getpid(), client
     return client
-
-
-def check_io_backend(where: str, io_backend: Mapping) -> None:
-    """Refuse `io_backend` options that are not `type: disk` or `type: lmdb`."""
-    check_keys(f'{where}: io_backend', io_backend, ['type'], ['db_paths', 'client_keys'])
-    if io_backend['type'] not in ('disk', 'lmdb'):
-        raise InputError(f'{where}: io_backend: type is {io_backend["type"]!r}, but only disk and lmdb are there.')
 
 
 def paired_clips(lq: ClipReader, gt: ClipReader | None, meta_info_file: str | None) -> list[tuple[ClipInfo, ClipInfo]]:

@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from torch.utils.data import Sampler
 
-from basicsr_plugins.errors import InputError
-
 
 class Draw(NamedTuple):
     """What the sampler gives to `__getitem__`: which item, and the seed of this draw of it."""
@@ -70,25 +68,3 @@ def seeded(seed: tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def use_draws() -> None:
-    """Let `build_dataloader` wrap the sampler of those datasets that say `takes_draws = True`."""
-    # not above: importing BasicSR imports this module, through the hook and the datasets
-    import basicsr.data
-
-    from basicsr_plugins.compat.rebind import wrap
-
-    def make(original):
-        def build_dataloader(dataset, dataset_opt, num_gpu=1, dist=False, sampler=None, seed=None):
-            if sampler is not None and getattr(dataset, 'takes_draws', False):
-                for key in ('batch_size_per_gpu', 'num_worker_per_gpu'):
-                    if key not in dataset_opt:
-                        raise InputError(f'datasets: {dataset_opt["name"]}: the key {key!r} is missing.')
-                batch_size = dataset_opt['batch_size_per_gpu'] * (1 if dist else max(num_gpu, 1))
-                sampler = DrawSampler(sampler, seed, batch_size, dataset_opt.get('resume'))
-            return original(dataset, dataset_opt, num_gpu=num_gpu, dist=dist, sampler=sampler, seed=seed)
-
-        return build_dataloader
-
-    wrap(basicsr.data, 'build_dataloader', make)

@@ -6,38 +6,23 @@ Shape shorthand: t frames, p the LQ patch size (`gt_size / scale`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from basicsr_plugins.data.degradation import degrade_clip, read_degradation, shrink_bicubic
-from basicsr_plugins.data.sampling import Draw
+from basicsr_plugins.data.sampling import Draw, DrawSampler
 from basicsr_plugins.data.synthetic_motion import Material, lr_flow, make_layers, render
 from basicsr_plugins.data.synthetic_photos import photograph_files
 from basicsr_plugins.data.synthetic_pictures import PICTURES
-from basicsr_plugins.errors import InputError, check_keys, suggest
+from basicsr_plugins.errors import InputError, suggest
+from basicsr_plugins.option_file import check_dataset_options
+from basicsr_plugins.option_schema import Key, Schema
 
-REQUIRED_KEYS = ('name', 'type', 'phase', 'scale', 'num_frame', 'gt_size')
-# from `num_worker_per_gpu` on for the toolbox's trainer and loader; `resume` is added when training resumes
-OPTIONAL_KEYS = (
-    'length',
-    'photos',
-    'kinds',
-    'flow',
-    'degradation',
-    'num_worker_per_gpu',
-    'batch_size_per_gpu',
-    'dataset_enlarge_ratio',
-    'use_shuffle',
-    'prefetch_mode',
-    'num_prefetch_queue',
-    'pin_memory',
-    'persistent_workers',
-    'resume',
-)
 TRAINING = 0  # begins the seed of every sample; validation clips have another number there
 
 
@@ -86,16 +71,22 @@ class SyntheticMotionDataset(Dataset):
         InputError: If a key is unknown, missing or impossible, or photographs are missing.
     """
 
-    takes_draws = True
+    option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
+        'num_frame': Key('int', required=True, low=1, high=10000),
+        'gt_size': Key('int', required=True, low=1, high=4096),
+        'length': Key('int', default=10000, low=1, high=10**9),
+        'photos': Key('bool | str', default=True),
+        'kinds': Key('list[str] | None', least=0),
+        'degradation': Key('str | list[dict] | None'),
+        'flow': Key('bool', default=False),
+    }
 
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
-        check_keys(where, opt, REQUIRED_KEYS, OPTIONAL_KEYS)
+        check_dataset_options(type(self), opt)
+        self.opt = opt
         self.num_frame, self.gt_size, self.scale = opt['num_frame'], opt['gt_size'], opt['scale']
         self.length, self.flow = opt.get('length', 10000), opt.get('flow', False)
-        for key, value in (('num_frame', self.num_frame), ('length', self.length)):
-            if value < 1:
-                raise InputError(f'{where}: {key} must be 1 or more, but is {value}.')
         if self.gt_size < self.scale or self.gt_size % self.scale:
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
         self.material = read_material(where, opt.get('photos', True), opt.get('kinds'))
@@ -104,6 +95,10 @@ class SyntheticMotionDataset(Dataset):
             f'{opt["name"]}: generated clips, {self.length} an epoch, of {self.num_frame} frames, from '
             f'{len(self.material.photos)} photographs and {len(self.material.kinds)} kinds of procedural pictures.'
         )
+
+    def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> DrawSampler:
+        """The sampler that gives each sample a seed of its own, around the toolbox's; `build_dataloader` asks."""
+        return DrawSampler(sampler, seed, batch_size, self.opt.get('resume'))
 
     def __len__(self) -> int:
         return self.length

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,24 +17,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from basicsr_plugins.data.clips import ClipReader, check_io_backend, check_scale, paired_clips, val_clip_names
+from basicsr_plugins.data.bd_lr import CONVENTIONS, DegradedReader, check_sources
+from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
-from basicsr_plugins.errors import InputError, check_keys
-
-REQUIRED_KEYS = ['name', 'type', 'phase', 'scale', 'dataroot_lq', 'io_backend']  # phase, scale: added by the toolbox
-# `num_frame` stands in the toolbox's option files: a clip is whole, and a network knows its window
-OPTIONAL_KEYS = (
-    'dataroot_gt',
-    'meta_info_file',
-    'val_partition',
-    'cache_data',
-    'num_frame',
-    'padding',
-    'pin_memory',
-    'persistent_workers',
-    'prefetch_mode',
-    'num_prefetch_queue',
-)
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.option_file import check_dataset_options
+from basicsr_plugins.option_schema import Key, Schema
 
 
 @DATASET_REGISTRY.register()
@@ -43,6 +32,7 @@ class VSRTestDataset(Dataset):
     Args:
         opt: A section `datasets.val` or `datasets.test`. Keys:
             dataroot_lq (str), dataroot_gt (str, optional): Folders of clips, or LMDBs.
+            degradation (str, optional): Instead of `dataroot_lq`: make the LQ frames of the GT, see `data.bd_lr`.
             io_backend (dict): `type: disk` or `type: lmdb`.
             meta_info_file (str, optional): The clips to take; default: all.
             val_partition (str | list[str], optional): Only these of them: REDS4, official, a list, or none for all.
@@ -56,15 +46,29 @@ class VSRTestDataset(Dataset):
         InputError: If a key is unknown, missing or impossible, or the data do not fit it.
     """
 
+    option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
+        **dict.fromkeys(('dataroot_lq', 'dataroot_gt'), Key('str | None')),
+        'degradation': Key('str | None', choices=tuple(CONVENTIONS), noun='degradation'),
+        'io_backend': IO_BACKEND,
+        'meta_info_file': Key('str | None'),
+        'val_partition': Key('str | list[str] | None'),
+        'cache_data': Key('bool', default=False),
+        'num_frame': Key('int | None'),  # as the toolbox's option files have it: a clip is whole
+        'padding': Key('str | None', choices=('replicate', 'reflection', 'reflection_circle', 'circle')),
+    }
+
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "test")}'
-        check_keys(where, opt, REQUIRED_KEYS, OPTIONAL_KEYS)
-        check_io_backend(where, opt['io_backend'])
+        check_dataset_options(type(self), opt)
+        check_sources(where, opt)
         self.opt = opt
         self.scale = opt['scale']
         gt_root = opt.get('dataroot_gt')
-        self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
         self.gt = ClipReader(gt_root, opt['io_backend'], f'{where}: dataroot_gt') if gt_root is not None else None
+        if opt.get('degradation') is not None:
+            self.lq = DegradedReader(self.gt, opt['degradation'], self.scale)
+        else:
+            self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
 
         self.clips = paired_clips(self.lq, self.gt, opt.get('meta_info_file'))
         wanted = val_clip_names(where, opt.get('val_partition'), [lq.name for lq, _ in self.clips])

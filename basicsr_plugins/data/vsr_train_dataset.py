@@ -7,50 +7,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 from basicsr.data.transforms import augment, paired_random_crop
 from basicsr.utils import get_root_logger, img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from basicsr_plugins.data.clips import ClipReader, check_io_backend, check_scale, paired_clips, val_clip_names
+from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, check_convention, check_sources
+from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
-from basicsr_plugins.data.sampling import Draw, seeded
-from basicsr_plugins.errors import InputError, check_keys
-
-# `phase` and `scale` are added by the toolbox
-REQUIRED_KEYS = (
-    'name',
-    'type',
-    'phase',
-    'scale',
-    'dataroot_gt',
-    'dataroot_lq',
-    'io_backend',
-    'num_frame',
-    'gt_size',
-    'use_hflip',
-    'use_rot',
-)
-# from `num_worker_per_gpu` on for the toolbox's trainer and loader; `resume` is added when training resumes
-OPTIONAL_KEYS = (
-    'meta_info_file',
-    'val_partition',
-    'test_mode',
-    'interval_list',
-    'random_reverse',
-    'num_worker_per_gpu',
-    'batch_size_per_gpu',
-    'dataset_enlarge_ratio',
-    'use_shuffle',
-    'prefetch_mode',
-    'num_prefetch_queue',
-    'pin_memory',
-    'persistent_workers',
-    'resume',
-)
+from basicsr_plugins.data.sampling import Draw, DrawSampler, seeded
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.option_file import check_dataset_options
+from basicsr_plugins.option_schema import Key, Schema
 
 
 @DATASET_REGISTRY.register()
@@ -63,6 +35,8 @@ class VSRTrainDataset(Dataset):
     Args:
         opt: The section `datasets.train`. Keys:
             dataroot_gt, dataroot_lq (str): Folders of clips, or LMDBs.
+            degradation (str, optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches, which may then
+                lie at any pixel, see `data.bd_lr`; they are not rounded to 8 bits.
             io_backend (dict): `type: disk` or `type: lmdb`.
             meta_info_file (str, optional): Lines `000 100 (720,1280,3)`; without it, the LMDB's own meta_info.txt or
                 the folders say which clips there are.
@@ -79,27 +53,42 @@ class VSRTrainDataset(Dataset):
         InputError: If a key is unknown, missing or impossible, or the data do not fit it.
     """
 
-    takes_draws = True
+    option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
+        'dataroot_gt': Key('str', required=True),
+        'dataroot_lq': Key('str | None'),
+        'degradation': Key('str | None', choices=tuple(CONVENTIONS), noun='degradation'),
+        'io_backend': IO_BACKEND,
+        'meta_info_file': Key('str | None'),
+        'val_partition': Key('str | list[str] | None'),
+        'test_mode': Key('bool', default=False),
+        'num_frame': Key('int', required=True, low=1, high=10000),
+        'gt_size': Key('int', required=True, low=1, high=65536),
+        'interval_list': Key('list[int]', default=[1], low=1, high=10000),
+        'random_reverse': Key('bool', default=False),
+        **dict.fromkeys(('use_hflip', 'use_rot'), Key('bool', required=True)),
+    }
 
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
-        check_keys(where, opt, REQUIRED_KEYS, OPTIONAL_KEYS)
-        check_io_backend(where, opt['io_backend'])
+        check_dataset_options(type(self), opt)
+        check_sources(where, opt)
         self.opt = opt
         self.num_frame = opt['num_frame']
         self.gt_size, self.scale = opt['gt_size'], opt['scale']
-        self.interval_list = list(opt.get('interval_list') or [1])
+        self.interval_list = list(opt.get('interval_list', [1]))
         self.random_reverse = opt.get('random_reverse', False)
         self.use_hflip, self.use_rot = opt['use_hflip'], opt['use_rot']
-        if self.num_frame < 1:
-            raise InputError(f'{where}: num_frame must be 1 or more, but is {self.num_frame}.')
         if self.gt_size < self.scale or self.gt_size % self.scale:
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
-        if any(not isinstance(interval, int) or interval < 1 for interval in self.interval_list):
-            raise InputError(f'{where}: interval_list must hold whole numbers from 1 on: {self.interval_list}.')
 
-        self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
+        self.degradation = opt.get('degradation')
+        if self.degradation is not None:
+            check_convention(self.degradation, self.scale)
+            self.lq, self.lq_scale = self.gt, 1
+        else:
+            self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
+            self.lq_scale = self.scale
         self.clips = self._long_enough(self._partition(where), where)
         self._read_sample(*self.clips[0], [0])  # sizes that do not fit stop here, not in the loader
         self.items = [
@@ -138,6 +127,10 @@ class VSRTrainDataset(Dataset):
         """Frames from the first to the last of a sample, both counted."""
         return (self.num_frame - 1) * interval + 1
 
+    def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> DrawSampler:
+        """The sampler that gives each sample a seed of its own, around the toolbox's; `build_dataloader` asks."""
+        return DrawSampler(sampler, seed, batch_size, self.opt.get('resume'))
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -160,8 +153,11 @@ class VSRTrainDataset(Dataset):
             lqs, gts = self._crop(*self._read_sample(lq_clip, gt_clip, frames))
             images = augment([_as_float(image) for image in (*lqs, *gts)], self.use_hflip, self.use_rot)
         tensors = img2tensor(images)
+        lq = torch.stack(tensors[: self.num_frame])
+        if self.degradation is not None:  # after the flips, which would move the place of its pixels
+            lq = bd_downsample(lq, self.degradation, self.scale)
         return {
-            'lq': torch.stack(tensors[: self.num_frame]),
+            'lq': lq,
             'gt': torch.stack(tensors[self.num_frame :]),
             'key': f'{lq_clip.name}/{first:08d}',
         }
@@ -177,11 +173,11 @@ class VSRTrainDataset(Dataset):
         return frames
 
     def _read_sample(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int]) -> tuple[list, list]:
-        lqs = [self.lq.read(lq_clip.name, lq_clip.frames[i]) for i in frames]
         gts = [self.gt.read(gt_clip.name, gt_clip.frames[i]) for i in frames]
+        lqs = gts if self.lq is self.gt else [self.lq.read(lq_clip.name, lq_clip.frames[i]) for i in frames]
         for lq, gt, i in zip(lqs, gts, frames):
             lq_name, gt_name = (f'{clip.name}/{clip.frames[i]}' for clip in (lq_clip, gt_clip))
-            check_scale(lq, gt, self.scale, f'{lq_name} of {self.lq.root}', f'{gt_name} of {self.gt.root}')
+            check_scale(lq, gt, self.lq_scale, f'{lq_name} of {self.lq.root}', f'{gt_name} of {self.gt.root}')
             if lq.shape != lqs[0].shape:
                 raise InputError(f'{lq_name} of {self.lq.root} has another size than the frames before it.')
         h, w = gts[0].shape[:2]
@@ -191,7 +187,7 @@ class VSRTrainDataset(Dataset):
 
     def _crop(self, lqs: list, gts: list) -> tuple[list, list]:
         """The same random patch of all frames, while they are still uint8: converting whole frames costs more."""
-        gts, lqs = paired_random_crop(gts, lqs, self.gt_size, self.scale)
+        gts, lqs = paired_random_crop(gts, lqs, self.gt_size, self.lq_scale)
         # of a single frame the toolbox gives the bare image
         return (lqs, gts) if isinstance(lqs, list) else ([lqs], [gts])
 

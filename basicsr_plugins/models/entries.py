@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import yaml
 from basicsr.archs import build_network
 from torch import nn
 
-from basicsr_plugins.compat.options import SafeOptionLoader, read_options
+from basicsr_plugins.compat.options import read_options, read_value
 from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.networks import check_network_options, load_weights
 
@@ -87,10 +86,7 @@ def _parse_arguments(text: str, arguments: str) -> dict:
         if part and not equals:
             raise InputError(f'--network {text}: {part!r} must read KEY=VALUE.')
         if part:
-            try:
-                parsed[key.strip()] = yaml.load(value, Loader=SafeOptionLoader)
-            except yaml.YAMLError as error:
-                raise InputError(f'--network {text}: {value!r} is not a value in YAML.') from error
+            parsed[key.strip()] = read_value(value, f'--network {text}')
     return parsed
 
 

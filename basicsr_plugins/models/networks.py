@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from basicsr_plugins.errors import InputError, check_keys, one_line
+from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.files import write_atomically
+from basicsr_plugins.option_file import NETWORK
 
 PARAM_KEYS = ('params_ema', 'params')
 
 
 def check_network_options(where: str, options: Mapping) -> None:
-    """Refuse an unknown network, or arguments that it does not have.
+    """Refuse an unknown network, arguments that it does not have, and values of another type or beyond their range.
 
     Raises:
-        InputError: Naming `where`, and the nearest valid argument.
+        InputError: Naming `where`, the argument and, for an unknown one, the nearest valid one.
     """
-    kind = options.get('type')
-    known = {name for name, _ in ARCH_REGISTRY}
-    if kind not in known and f'{kind}_basicsr' not in known:  # under which the toolbox registers some
-        near = difflib.get_close_matches(str(kind), known, n=1, cutoff=0.5)
-        hint = f'; did you mean {near[0]!r}?' if near else '.'
-        raise InputError(f'{where}: there is no network {kind!r} in the registry{hint}')
-    network = ARCH_REGISTRY.get(kind if kind in known else f'{kind}_basicsr')
-    parameters = inspect.signature(network.__init__).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    names = [parameter.name for parameter in parameters if parameter.name != 'self']
-    required = [p.name for p in parameters if p.name != 'self' and p.default is p.empty]
-    check_keys(f'{where}: {kind}', options, ['type', *required], names)
+    NETWORK.check(options, (where,))
+
+
+def save_checkpoint(content: dict, path: str | os.PathLike) -> None:
+    """`torch.save` a file that is whole or as it was before.
+
+    Raises:
+        OSError: If it cannot be written; the message names it.
+    """
+    try:
+        write_atomically(path, functools.partial(torch.save, content))
+    except Exception as error:  # of the disk, or torch's own
+        raise OSError(f'cannot save {path} ({one_line(error)}); the run stops here.') from error
 
 
 def load_weights(net: nn.Module, path: str | os.PathLike, param_key: str | None = None) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,65 +28,72 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError, check_keys, one_line
-from basicsr_plugins.models.networks import check_network_options
-from basicsr_plugins.models.restoration import input_type, prepare_windows, restore_frames
+from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.networks import save_checkpoint
+from basicsr_plugins.models.restoration import prepare_sample, restore_frames
+from basicsr_plugins.option_file import TOOLBOX_TRAIN, check_model_options
+from basicsr_plugins.option_schema import Key, Schema
 
-TRAIN_KEYS = (
-    'ema_decay',
-    'optim_g',
-    'scheduler',
-    'total_iter',
-    'warmup_iter',
-    'fix_flow',
-    'flow_lr_mul',
-    'pixel_opt',
-    'perceptual_opt',
-)
-PATH_KEYS = (
-    'pretrain_network_g',
-    'param_key_g',
-    'strict_load_g',
-    'resume_state',
-    'ignore_resume_networks',
-    # added by the toolbox
-    'experiments_root',
-    'results_root',
-    'models',
-    'training_states',
-    'log',
-    'visualization',
-)
-VAL_KEYS = ['val_freq', 'save_img', 'metrics', 'pbar', 'suffix', 'flip_seq', 'center_frame_only']
+BORDER_FRAMES = 2  # at each end, that do not count with `inner_frames`
 
 
 @MODEL_REGISTRY.register()
 class VSRModel(VideoRecurrentModel):
     """Trains, validates and tests networks of any kind: of sequences, of windows, of single images.
 
-    See `restoration.input_type` for the kinds. A network of windows trains on samples of its window length, and its
+    See `network_spec.NetworkSpec` for the kinds. A network of windows trains on samples of its window length, and its
     output is compared with the GT of the centre frame; a network of single images trains on every frame of a sample.
 
     Args:
         opt: All options. Beside the toolbox's: `train: fix_flow` (iterations during which the flow network, and
-            IconVSR's EDVR, stay as they are), `train: flow_lr_mul` (factor on their learning rate), `val: save_img`
-            (also in training), `val: flip_seq`, `val: center_frame_only`.
+            IconVSR's EDVR, stay as they are), `train: flow_lr_mul` (factor on their learning rate), `train:
+            auxiliary_weights` (of the network's own losses, by name), `val: save_img` (also in training), `val:
+            flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the first and the last two frames
+            of a clip).
 
     Raises:
         InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
             not the network's.
     """
 
+    option_keys: ClassVar[Mapping[str, Schema]] = {  # all that it takes of these sections; `option_file` checks them
+        'train': {
+            **TOOLBOX_TRAIN,
+            'fix_flow': Key('count | None', low=0),
+            'flow_lr_mul': Key('float', default=1, low=0),
+            'auxiliary_weights': Key('dict | None'),
+            'amp': Key('str | None', default='none', choices=('none', 'bfloat16', 'float16')),
+            'accumulate': Key('int', default=1, low=1, high=65536),
+            'checkpointing': Key('bool', default=False),
+            'compile': Key('bool', default=False),
+            'max_skipped': Key('int', low=1),
+            'grad_clip': Key('float | None', above=0),
+        },
+        'val': {
+            'val_freq': Key('count', low=1),
+            'suffix': Key('name | None'),
+            **dict.fromkeys(('pbar', 'flip_seq', 'center_frame_only', 'inner_frames'), Key('bool', default=False)),
+        },
+        'path': {
+            'param_key_g': Key('str'),
+            'strict_load_g': Key('bool', default=True),
+            'ignore_resume_networks': Key('list[str] | None'),
+            # added by the toolbox
+            **dict.fromkeys(('experiments_root', 'results_root', 'models'), Key('str')),
+            **dict.fromkeys(('training_states', 'log', 'visualization'), Key('str')),
+        },
+    }
+
     def __init__(self, opt: Mapping):
-        check_network_options('network_g', opt.get('network_g') or {})
-        if opt['is_train']:
-            check_keys('train', opt['train'], ['optim_g', 'scheduler', 'total_iter'], TRAIN_KEYS)
-        if opt.get('val') is not None:
-            check_keys('val', opt['val'], ['val_freq', 'save_img'] if opt['is_train'] else ['save_img'], VAL_KEYS)
-        check_keys('path', opt['path'], [], PATH_KEYS)
+        check_model_options(type(self), opt)
         super().__init__(opt)
+        for name in ('net_g', 'net_g_ema'):
+            if hasattr(self, name):
+                fit_scale(self.get_bare_model(getattr(self, name)), opt.get('scale'))
         net = self.get_bare_model(self.net_g)
-        if getattr(net, 'scale', opt.get('scale')) != opt.get('scale'):
-            raise InputError(f'scale is {opt.get("scale")}, but {type(net).__name__} upscales by {net.scale}.')
+        spec = spec_of(net)
+        if spec.scale not in (None, opt.get('scale')):
+            raise InputError(f'scale is {opt.get("scale")}, but {spec.name} upscales by {spec.scale}.')
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
 
@@ -118,7 +125,7 @@ class VSRModel(VideoRecurrentModel):
             key: OrderedDict((name, value.cpu()) for name, value in self.get_bare_model(one).state_dict().items())
             for key, one in zip(keys, nets)
         }
-        save_atomically(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
+        save_checkpoint(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
 
     @master_only
     def save_training_state(self, epoch, current_iter):
@@ -131,7 +138,7 @@ class VSRModel(VideoRecurrentModel):
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
         }
-        save_atomically(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
+        save_checkpoint(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
 
     def resume_training(self, resume_state):
         """As the toolbox's; the best metrics so far are known again too, from `metrics.csv`."""
@@ -150,35 +157,57 @@ class VSRModel(VideoRecurrentModel):
 
     # ---------------------------------------------------------------- training
 
+    def init_training_settings(self) -> None:
+        """As the toolbox's; the weights of the network's own losses are checked too."""
+        super().init_training_settings()
+        net = self.get_bare_model(self.net_g)
+        weights = getattr(net, 'auxiliary_weights', {})
+        asked = self.opt['train'].get('auxiliary_weights') or {}
+        check_keys('train: auxiliary_weights', asked, [], list(weights))
+        self.auxiliary_weights = {**weights, **asked}
+        if weights and self.cri_pix is None:
+            raise InputError(f'train: pixel_opt is missing: {type(net).__name__} takes it for its own losses too.')
+
     def feed_data(self, data):
         """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
         super().feed_data(data)
         if self.is_train and 'gt' in data:
-            self._fit_sample_to_network()
-
-    def _fit_sample_to_network(self) -> None:
-        net = self.get_bare_model(self.net_g)
-        kind = input_type(net)
-        if kind == 'sequence' and self.gt.dim() != 5:
-            raise InputError(
-                f'{type(net).__name__} restores every frame, but the samples have GT of the centre frame only; '
-                'Vimeo90KDataset is for sliding-window networks, Vimeo90KRecurrentDataset for recurrent ones.'
-            )
-        if kind == 'window':
-            self.lq = prepare_windows(net, self.lq, self.opt['scale'])
-            if self.gt.dim() == 5:
-                self.gt = self.gt[:, self.gt.size(1) // 2]
-        elif kind == 'image':
-            if self.gt.dim() == 4:  # of the centre frame only
-                self.lq = self.lq[:, self.lq.size(1) // 2]
-            else:
-                self.lq, self.gt = self.lq.flatten(0, 1), self.gt.flatten(0, 1)
+            self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
 
     def optimize_parameters(self, current_iter):
         """One iteration, with the flow network frozen while `current_iter < fix_flow`."""
         if self.fix_flow_iter:
             self._freeze_flow(current_iter < self.fix_flow_iter)
-        super(VideoRecurrentModel, self).optimize_parameters(current_iter)
+        self.optimizer_g.zero_grad()
+        output = self.net_g(self.lq)
+        losses = self._losses(output)
+        sum(losses.values()).backward()
+        self.optimizer_g.step()
+        self.log_dict = self.reduce_loss_dict(losses)
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+
+    def _losses(self, output: Tensor | tuple[Tensor, ...]) -> OrderedDict[str, Tensor]:
+        """The toolbox's losses of the restored frames, and the network's own.
+
+        A network may have a method `auxiliary_losses(output, lq, gt, criterion)`, which compares what else it gives in
+        training by the pixel loss, and `auxiliary_weights`, by which its losses are weighted.
+
+        Args:
+            output: What the network gave: the restored frames, alone or first.
+        """
+        self.output = output[0] if isinstance(output, tuple) else output
+        losses = OrderedDict()
+        if self.cri_pix:
+            losses['l_pix'] = self.cri_pix(self.output, self.gt)
+        if self.cri_perceptual:
+            percep, style = self.cri_perceptual(self.output, self.gt)
+            losses.update({name: x for name, x in (('l_percep', percep), ('l_style', style)) if x is not None})
+        net = self.get_bare_model(self.net_g)
+        if hasattr(net, 'auxiliary_losses'):
+            auxiliary = net.auxiliary_losses(output, self.lq, self.gt, self.cri_pix)
+            losses.update({f'l_{name}': self.auxiliary_weights[name] * loss for name, loss in auxiliary.items()})
+        return losses
 
     def _freeze_flow(self, freeze: bool) -> None:
         """Freeze or train the parameters of `spynet` and `edvr`.
@@ -212,10 +241,10 @@ class VSRModel(VideoRecurrentModel):
         # the bare network: DDP's forward talks to the other processes, and those may have fewer clips
         net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
         net.eval()
-        yield from restore_frames(
-            net, frames, padding, self.opt['val'].get('flip_seq', False), self.opt.get('scale', 1)
-        )
-        self.net_g.train(self.is_train)
+        try:
+            yield from restore_frames(net, frames, padding, self.opt['val'].get('flip_seq', False))
+        finally:
+            self.net_g.train(self.is_train)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         """The same as over several processes, which this is with one."""
@@ -258,6 +287,14 @@ class VSRModel(VideoRecurrentModel):
         names = clip.get('frames') or [f'{i:08d}' for i in range(len(lqs))]
         metrics = self.opt['val'].get('metrics') or {}
         center_only = self.opt['val'].get('center_frame_only', False)
+        counted = range(len(lqs))
+        if self.opt['val'].get('inner_frames', False):
+            counted = counted[BORDER_FRAMES:-BORDER_FRAMES]
+            if not counted:
+                raise InputError(
+                    f'val: inner_frames: none of the {len(lqs)} frames of {clip["folder"]} is left without the first '
+                    'and the last two.'
+                )
         values = []  # for each frame its metrics
         previous = None
         for i, output in enumerate(self.restore(lqs, dataset_opt.get('padding') or 'reflection_circle')):
@@ -266,7 +303,7 @@ class VSRModel(VideoRecurrentModel):
             image = tensor2img(output)  # (s * h, s * w, 3), BGR, uint8
             if save_img:
                 imwrite(image, str(self._image_path(dataset_opt['name'], clip['folder'], names[i], current_iter)))
-            if gts is not None and metrics:
+            if gts is not None and metrics and i in counted:
                 pair = image, tensor2img(gts[i])
                 values.append([frame_metric(pair, previous, metric_opt) for metric_opt in metrics.values()])
                 previous = pair
@@ -327,23 +364,3 @@ def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> fl
             return math.nan
         image, gt = np.stack([previous[0], image]), np.stack([previous[1], gt])
     return float(calculate_metric({'img': image, 'img2': gt}, metric_opt))
-
-
-def save_atomically(data: object, path: Path) -> None:
-    """`torch.save` to a temporary name, then rename: `path` is the old file or the whole new one.
-
-    Raises:
-        OSError: If the file cannot be written; the message names it, and what was there before is as it was.
-    """
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception):
-            raise OSError(f'cannot save {path} ({one_line(error)}); the run stops here.') from error
-        raise

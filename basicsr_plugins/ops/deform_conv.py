@@ -1,4 +1,4 @@
-"""The one door to modulated deformable convolution (DCNv2, Zhu et al. 2019, https://arxiv.org/abs/1811.11168).
+"""The one interface to modulated deformable convolution (DCNv2, Zhu et al. 2019, https://arxiv.org/abs/1811.11168).
 
 A convolution whose taps are moved by `offset` and scaled by `mask` at each output pixel; a moved tap is read
 bilinearly, with zeros outside the frame. The backends agree to float32 rounding, in the result and in all gradients:
@@ -109,7 +109,7 @@ class ModulatedDeformConv2d(nn.Module):
         super().__init__()
         for name, channels in (('in_channels', in_channels), ('out_channels', out_channels)):
             if channels % groups:
-                raise InputError(f'{name} must be divisible by groups, got {channels} and {groups}')
+                raise InputError(f'{name} must be divisible by groups, got {channels} and {groups}.')
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = _pair(kernel_size)
@@ -123,7 +123,7 @@ class ModulatedDeformConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw weight and bias as `nn.Conv2d` does."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
@@ -180,7 +180,8 @@ def select_backend(device: 'torch.device | str' = 'cpu', backend: str = 'auto') 
         return 'torchvision' if on_cuda and _is_available('torchvision') else 'pytorch'
     if backend not in _BACKENDS or not _is_available(backend):
         problem = 'is not installed' if backend in _BACKENDS else 'is unknown'
-        raise InputError(f'{asked_by}={backend!r} {problem}: expected auto or one of {", ".join(available_backends())}')
+        known = ', '.join(available_backends())
+        raise InputError(f'{asked_by}={backend!r} {problem}: expected auto or one of {known}.')
     return backend
 
 
@@ -197,9 +198,9 @@ def _check(x, offset, mask, weight, bias, stride, padding, dilation, groups, def
     """Refuse inputs that do not fit together, with what was expected and what came."""
     for name, tensor in (('x', x), ('weight', weight)):
         if tensor.dim() != 4:
-            raise InputError(f'{name} must have 4 dimensions, got shape {tuple(tensor.shape)}')
+            raise InputError(f'{name} must have 4 dimensions, got shape {tuple(tensor.shape)}.')
     if not x.is_floating_point():
-        raise InputError(f'x must be of a floating dtype, got {x.dtype}')
+        raise InputError(f'x must be of a floating dtype, got {x.dtype}.')
     for name, values, least in (
         ('stride', stride, 1),
         ('padding', padding, 0),
@@ -208,30 +209,30 @@ def _check(x, offset, mask, weight, bias, stride, padding, dilation, groups, def
         ('deform_groups', (deform_groups,), 1),
     ):
         if min(values) < least:
-            raise InputError(f'{name} must be at least {least}, got {min(values)}')
+            raise InputError(f'{name} must be at least {least}, got {min(values)}.')
 
     if 0 in x.shape[1:] or 0 in weight.shape:
-        raise InputError(f'x and weight must not be empty, got shapes {tuple(x.shape)} and {tuple(weight.shape)}')
+        raise InputError(f'x and weight must not be empty, got shapes {tuple(x.shape)} and {tuple(weight.shape)}.')
     b, c, h, w = x.shape
     o, c_per_group, kh, kw = weight.shape
     if c != c_per_group * groups:
-        raise InputError(f'weight.shape[1] must be {c} / {groups} (channels of x / groups), got {c_per_group}')
+        raise InputError(f'weight.shape[1] must be {c} / {groups} (channels of x / groups), got {c_per_group}.')
     if o % groups:
-        raise InputError(f'weight.shape[0] must be divisible by groups, got {o} and {groups}')
+        raise InputError(f'weight.shape[0] must be divisible by groups, got {o} and {groups}.')
     if c % deform_groups:
-        raise InputError(f'channels of x must be divisible by deform_groups, got {c} and {deform_groups}')
+        raise InputError(f'channels of x must be divisible by deform_groups, got {c} and {deform_groups}.')
     h_out, w_out = _output_size((h, w), (kh, kw), stride, padding, dilation)
     if h_out < 1 or w_out < 1:
-        raise InputError(f'x of {h}x{w} is too small for a kernel of {kh}x{kw}: the output would be {h_out}x{w_out}')
+        raise InputError(f'x of {h}x{w} is too small for a kernel of {kh}x{kw}: the output would be {h_out}x{w_out}.')
 
     taps = deform_groups * kh * kw
     expected = {'offset': (b, 2 * taps, h_out, w_out), 'mask': (b, taps, h_out, w_out), 'bias': (o,)}
     for name, tensor in (('offset', offset), ('mask', mask), ('bias', bias)):
         if tensor is not None and tuple(tensor.shape) != expected[name]:
-            raise InputError(f'{name} must have shape {expected[name]}, got {tuple(tensor.shape)}')
+            raise InputError(f'{name} must have shape {expected[name]}, got {tuple(tensor.shape)}.')
     for name, tensor in (('offset', offset), ('mask', mask), ('weight', weight), ('bias', bias)):
         if tensor is not None and tensor.device != x.device:
-            raise InputError(f'{name} must be on the device of x, {x.device}, got {tensor.device}')
+            raise InputError(f'{name} must be on the device of x, {x.device}, got {tensor.device}.')
 
 
 def _refuse(backend, x, offset, weight):

@@ -227,7 +227,7 @@ class VideoSource(Source):
                     return
 
     def _note_time(self, index: int, frame) -> None:
-        """Keep when a frame is shown. Times that are missing or do not increase are mended."""
+        """Keep when a frame is shown. Times that are missing or do not increase are set after the one before."""
         if index < len(self.times):
             return
         step = max(round(1 / self.rate / self.time_base), 1)

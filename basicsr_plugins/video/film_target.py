@@ -8,16 +8,9 @@ Shape shorthand: h and w height and width of a frame, s the scale.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import heapq
 import io
-import json
-import os
-from array import array
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -25,8 +18,10 @@ from torch import Tensor
 
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.video.colour import BT709, FULL, LIMITED, Colour, choose_format, rgb_to_frame, yuv_format
-from basicsr_plugins.video.media import COMPARED, Target, write_json
+from basicsr_plugins.video.film_join import Joining, add_copy
+from basicsr_plugins.video.film_segment import Segment, read_times
 from basicsr_plugins.video.film_source import open_container
+from basicsr_plugins.video.media import COMPARED, Target
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska'}
 ENCODERS = {'h264': 'libx264', 'hevc': 'libx265'}
@@ -35,8 +30,6 @@ ENCODER_OPTIONS = {
     'hevc': {'x265-params': 'frame-threads=2:log-level=error'},
 }
 COPIED_TYPES = ('audio', 'subtitle', 'attachment')
-MAX_REORDER = 16  # frames that x264 and x265 can hold back
-HVC1 = 'hvc1'  # the tag of HEVC that Apple's players ask for
 
 
 class VideoTarget(Target):
@@ -146,7 +139,7 @@ class VideoTarget(Target):
         try:
             output = av.open(io.BytesIO(), 'w', format=self._container)
             self._add_encoder(output)
-            _add_copy(output, stream)
+            add_copy(output, stream)
             output.start_encoding()
             output.close()
         except (av.error.FFmpegError, ValueError, NotImplementedError):
@@ -176,14 +169,14 @@ class VideoTarget(Target):
 
     def _find_done(self) -> int:
         self._segments: list[Path] = []
-        self._segment: _Segment | None = None
+        self._segment: Segment | None = None
         done = 0
         while self._segment_file(len(self._segments)).with_suffix('.json').is_file():
             file = self._segment_file(len(self._segments))
             if not file.is_file():
-                raise InputError(f'{file} is missing; start over with --force.')
+                raise InputError(f'{file} is missing; start over with force.')
             self._segments.append(file)
-            done += len(_read_times(file))
+            done += len(read_times(file))
         kept = {'state.json', COMPARED, *(name for file in self._segments for name in (file.name, file.stem + '.json'))}
         for file in self.parts.iterdir():
             if file.name not in kept:
@@ -197,9 +190,7 @@ class VideoTarget(Target):
         if not self.source.is_video:
             return index
         if index >= len(self.source.times):
-            raise IndexError(
-                f'frame {index} is written, but only {len(self.source.times)} of {self.source.name} were read'
-            )
+            raise IndexError(f'frame {index} is written, but {self.source.name} has only {len(self.source.times)}.')
         return self.source.times[index]
 
     def _write(self, index: int, frame: Tensor) -> None:
@@ -207,7 +198,7 @@ class VideoTarget(Target):
         picture = rgb_to_frame(frame, self.colour, self.format)
         picture.pts, picture.time_base = time, self._time_base
         if self._segment is None:
-            self._segment = _Segment(self._segment_file(len(self._segments)), self._add_encoder)
+            self._segment = Segment(self._segment_file(len(self._segments)), self._add_encoder)
         with self._disk_errors(self._segment.file):
             self._segment.write(picture)
             if self._segment.num_frame == self.settings.segment_frames:
@@ -233,210 +224,21 @@ class VideoTarget(Target):
         with contextlib.suppress(FileNotFoundError):
             joined.unlink()
         try:
-            self._join(joined)
+            Joining(
+                self.source,
+                self._segments,
+                self._container,
+                self.settings.codec,
+                self._time_base,
+                self._rate,
+                self.num_written,
+                self._copied,
+            ).write(joined)
         except av.error.FFmpegError as error:
             if isinstance(error, OSError):
                 raise
             raise InputError(f'{self.path} cannot be put together: {one_line(error)}.') from error
         return joined
-
-    def _join(self, joined: Path) -> None:
-        decoded_order = array('q', (time for file in self._segments for time in _read_times(file)))
-        timeline = _Timeline(decoded_order, self._end_of(max(decoded_order)))
-        options = {'movflags': '+faststart'} if self._container in ('mp4', 'mov') else {}
-        with contextlib.ExitStack() as stack:
-            first = stack.enter_context(av.open(str(self._segments[0])))
-            output = stack.enter_context(
-                av.open(str(joined), 'w', format=self._container, container_options=self._movie_clock(options))
-            )
-            video = output.add_stream_from_template(first.streams.video[0], opaque=True)
-            video.time_base = self._time_base
-            if self.settings.codec == 'hevc' and self._container in ('mp4', 'mov'):
-                video.codec_context.codec_tag = HVC1
-            packets = self._video_packets(video, timeline)
-            if self.source.is_video:
-                container = stack.enter_context(open_container(self.source.path))
-                _copy_metadata(container, output)
-                packets = heapq.merge(
-                    packets, self._copied_packets(container, output, timeline), key=lambda pair: pair[0]
-                )
-            for _, packet in packets:
-                output.mux_one(packet)
-        _sync(joined)
-
-    def _movie_clock(self, options: dict) -> dict:
-        """An MP4's edit lists, which hold the start of each stream, count in the movie's own unit: a fine one."""
-        if self._container == 'matroska':
-            return options
-        return {**options, 'movie_timescale': str(_fine_clock(self._time_base))}
-
-    def _end_of(self, last: int) -> int:
-        """When the last frame, shown at `last`, ends."""
-        end = None
-        if self.source.is_video:
-            end = self.source.time_after(self.num_written - 1)
-        return end if end is not None else last + max(round(1 / self._rate / self._time_base), 1)
-
-    def _is_cut(self) -> bool:
-        """Whether fewer frames are written than the file should have; then the sound ends with the last one."""
-        source = self.source
-        return bool(source.damage) or not source.exhausted or self.num_written < len(source.times)
-
-    def _video_packets(self, stream, timeline: _Timeline) -> Iterator[tuple[float, av.Packet]]:
-        index = 0
-        for file in self._segments:
-            times = _read_times(file)
-            with av.open(str(file)) as container:
-                packets = [packet for packet in container.demux(video=0) if packet.size]
-                if len(packets) != len(times):
-                    raise InputError(f'{file} is damaged; start over with --force.')
-                if container.streams.video[0].codec_context.extradata != stream.codec_context.extradata:
-                    raise InputError(f'{file} was encoded otherwise than the segments before; start over with --force.')
-            for packet, time in zip(packets, times):
-                packet.stream = stream
-                packet.time_base = self._time_base
-                packet.pts, packet.dts, packet.duration = time, timeline.dts(index), timeline.duration(time)
-                yield float(packet.dts * self._time_base), packet
-                index += 1
-
-    def _copied_packets(self, container, output, timeline: _Timeline) -> Iterator[tuple[float, av.Packet]]:
-        streams = {index: _add_copy(output, container.streams[index]) for index in self._copied}
-        sources = [container.streams[index] for index in self._copied if container.streams[index].type != 'attachment']
-        end = timeline.end * self._time_base if self._is_cut() else None
-        return self._demux_copied(container, sources, streams, end) if sources else iter(())
-
-    def _demux_copied(self, container, sources, streams, end: Fraction | None) -> Iterator[tuple[float, av.Packet]]:
-        packets = container.demux(sources)
-        while True:
-            try:
-                packet = next(packets, None)
-            except (av.error.FFmpegError, OSError):
-                return  # the damage that ended the frames
-            if packet is None:
-                return
-            if packet.size == 0 and packet.dts is None:
-                continue  # demux's mark of a stream's end
-            shift = round(self.source.origin / packet.time_base)
-            packet.pts, packet.dts = (None if time is None else time - shift for time in (packet.pts, packet.dts))
-            time = packet.dts if packet.dts is not None else packet.pts
-            seconds = Fraction(0) if time is None else time * packet.time_base
-            if end is not None and seconds >= end:
-                continue
-            packet.stream = streams[packet.stream_index]
-            yield float(seconds), packet
-
-
-class _Timeline:
-    """Decoding times and durations of all packets, from when their frames are shown.
-
-    With `delay` the most places that a frame is decoded ahead of its turn, the i-th packet is decoded when the frame
-    `delay` places earlier in the order of showing is shown: the times increase, and none is after its frame's.
-    """
-
-    def __init__(self, decoded_order: array, end: int):
-        self.shown = array('q', sorted(decoded_order))
-        self.end = end
-        self.delay = max(index - bisect.bisect_left(self.shown, time) for index, time in enumerate(decoded_order))
-
-    def dts(self, index: int) -> int:
-        if index >= self.delay:
-            return self.shown[index - self.delay]
-        step = self.duration(self.shown[0])
-        return self.shown[0] - (self.delay - index) * step
-
-    def duration(self, time: int) -> int:
-        place = bisect.bisect_left(self.shown, time)
-        after = self.shown[place + 1] if place + 1 < len(self.shown) else self.end
-        return after - time
-
-
-class _Segment:
-    """A closed piece of the video, as Matroska; beside it the times of its packets, which Matroska rounds to 1 ms."""
-
-    def __init__(self, file: Path, add_encoder):
-        self.file = file
-        self.num_frame = 0
-        self._part = file.with_name(file.name + '.part')
-        self._shown: list[int] = []  # times of the frames, as they came
-        self._times: list[int] = []  # and of the packets
-        self._output = av.open(str(self._part), 'w', format='matroska')
-        self._stream = add_encoder(self._output)
-
-    def write(self, frame) -> None:
-        self.num_frame += 1
-        self._shown.append(frame.pts)
-        self._mux(self._stream.encode(frame))
-
-    def _mux(self, packets) -> None:
-        for packet in packets:
-            packet.dts = self._decoding_time(len(self._times))
-            self._times.append(packet.pts)
-            self._output.mux_one(packet)
-
-    def _decoding_time(self, index: int) -> int:
-        """x265 leaves these times uninitialized in a sequence shorter than its delay; Matroska does not store them."""
-        if index >= MAX_REORDER:
-            return self._shown[index - MAX_REORDER]
-        return self._shown[0] - (MAX_REORDER - index)
-
-    def close(self) -> None:
-        self._mux(self._stream.encode(None))
-        self._output.close()
-        _sync(self._part)
-        os.replace(self._part, self.file)
-        write_json(self.file.with_suffix('.json'), self._times)
-
-    def abort(self) -> None:
-        with contextlib.suppress(Exception):
-            self._output.close()
-        with contextlib.suppress(OSError):
-            self._part.unlink()
-
-
-def _read_times(file: Path) -> list[int]:
-    try:
-        return json.loads(file.with_suffix('.json').read_text(encoding='utf-8'))
-    except ValueError:
-        raise InputError(f'{file.with_suffix(".json")} is damaged; start over with --force.') from None
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fine_clock(time_base: Fraction) -> int:
-    """A number of units per second, of about a million, in which times of `time_base` are whole."""
-    return time_base.denominator * max(1_000_000 // time_base.denominator, 1)
-
-
-def _add_copy(output, stream):
-    copy = output.add_stream_from_template(stream, opaque=True)
-    for key, value in stream.metadata.items():
-        if key in ('language', 'title', 'handler_name', 'filename', 'mimetype'):
-            copy.metadata[key] = _printable(value)
-    with contextlib.suppress(AttributeError):
-        copy.disposition = stream.disposition.value
-    return copy
-
-
-def _printable(text: str) -> str:
-    """Without the surrogates that stand for bytes which are not UTF-8."""
-    return text.encode('utf-8', 'replace').decode('utf-8')
-
-
-def _copy_metadata(container, output) -> None:
-    kept = ('title', 'artist', 'album', 'date', 'comment', 'description', 'copyright', 'creation_time', 'genre')
-    for key, value in container.metadata.items():
-        if key.lower() in kept:
-            output.metadata[key] = _printable(value)
-    if hasattr(container, 'chapters') and hasattr(output, 'set_chapters'):
-        chapters = container.chapters()
-        if chapters:
-            output.set_chapters(chapters)
 
 
 def _kind(stream) -> str:

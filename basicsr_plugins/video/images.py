@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import IMAGE_SUFFIXES
 from basicsr_plugins.video.media import Source, Target
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.pnm', '.jp2')
 PNG_COMPRESSION = 3  # zlib's; higher ones take several times as long for a few percent
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import write_atomically
 
 PRESETS = ['ultrafast', 'superfast', 'veryfast', 'faster', 'fast', 'medium', 'slow', 'slower', 'veryslow', 'placebo']
 
@@ -252,7 +253,7 @@ class Target:
 
     def _check_free(self) -> None:
         if os.path.lexists(self.path) and not self.force:
-            raise InputError(f'{self.path} is there already; overwrite it with --force, or give another name.')
+            raise InputError(f'{self.path} is there already; pass force to overwrite it, or give another name.')
         if not self.path.parent.is_dir():
             raise InputError(f'{self.path}: there is no folder {self.path.parent}.')
         output = os.path.realpath(self.path)
@@ -272,27 +273,27 @@ class Target:
         if self.parts.exists() and not resume:
             if not self.force:
                 raise InputError(
-                    f'{self.path}: an interrupted run left {self.parts}; go on from it with --resume, '
-                    'or start over with --force.'
+                    f'{self.path}: an interrupted run left {self.parts}; go on from it with resume, '
+                    'or start over with force.'
                 )
             shutil.rmtree(self.parts)
         if self.parts.exists():
             self._compare_state(file)
             return
         self.parts.mkdir()
-        write_json(file, self._state)
+        write_atomically(file, json.dumps(self._state))
 
     def _compare_state(self, file: Path) -> None:
         try:
             left = json.loads(file.read_text(encoding='utf-8'))
         except ValueError:
-            raise InputError(f'{file} is damaged; start over with --force.') from None
+            raise InputError(f'{file} is damaged; start over with force.') from None
         wanted = json.loads(json.dumps(self._state))  # tuples become lists
         for key in sorted({*left, *wanted}):
             if left.get(key) != wanted.get(key):
                 raise InputError(
                     f'{self.path}: the interrupted run had another {key} ({left.get(key)}, now {wanted.get(key)}); '
-                    'resume with the same one, or start over with --force.'
+                    'resume with the same one, or start over with force.'
                 )
 
     def _move(self, finished: Path) -> None:
@@ -317,10 +318,3 @@ class Target:
             self._discard()
             left = f'; what is finished stays in {self.parts}, go on with resume' if self.num_written else ''
             raise InputError(f'{path} cannot be written: {error.strerror or error}{left}.') from error
-
-
-def write_json(path: Path, content) -> None:
-    """Write a JSON file that is whole or absent."""
-    part = path.with_name(path.name + '.part')
-    part.write_text(json.dumps(content), encoding='utf-8')
-    os.replace(part, path)

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.video.images import IMAGE_SUFFIXES, ImageSource, ImageTarget, list_images
-from basicsr_plugins.video.media import Source, Target, VideoSettings
+from basicsr_plugins.files import IMAGE_SUFFIXES
 from basicsr_plugins.video.film_source import VideoSource
 from basicsr_plugins.video.film_target import CONTAINERS, VideoTarget
+from basicsr_plugins.video.images import ImageSource, ImageTarget, list_images
+from basicsr_plugins.video.media import Source, Target, VideoSettings
 
 # neither written nor meant as folders
 NO_TARGETS = ('.webm', '.avi', '.ts', '.m2ts', '.mts', '.m4v', '.gif', '.wmv', '.flv', '.mpg', '.mpeg', '.vob', '.ogv')

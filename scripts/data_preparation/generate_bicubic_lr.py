@@ -1,4 +1,4 @@
-"""Make MATLAB-bicubic low-resolution clips from ground truth. An interrupted run goes on where it was."""
+"""Make MATLAB-bicubic, or blurred, low-resolution clips from ground truth. An interrupted run goes on where it was."""
 
 import argparse
 
@@ -7,6 +7,7 @@ from basicsr_plugins.errors import run_script
 
 EXAMPLE = """example:
   python scripts/data_preparation/generate_bicubic_lr.py datasets/Vid4/GT datasets/Vid4/BIx4 --scale 4
+  python scripts/data_preparation/generate_bicubic_lr.py datasets/Vid4/GT datasets/Vid4/BDx4 --degradation bd_duf
 """
 
 
@@ -18,8 +19,12 @@ def main():
     parser.add_argument('output', help='folder to write the low-resolution clips to')
     parser.add_argument('--scale', type=int, choices=SCALES, default=4, help='default: %(default)s')
     parser.add_argument('--num-worker', type=int, help='processes; default: one per core')
+    parser.add_argument(
+        '--degradation',
+        help='instead of bicubic: blur and decimation as bd_duf, bd_mmagic or bd_tecogan (see data/bd_lr.py)',
+    )
     args = parser.parse_args()
-    make_bicubic_lr(args.source, args.output, args.scale, args.num_worker)
+    make_bicubic_lr(args.source, args.output, args.scale, args.num_worker, args.degradation)
 
 
 if __name__ == '__main__':

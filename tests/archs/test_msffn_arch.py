@@ -6,13 +6,20 @@ import cv2
 import pytest
 import torch
 from basicsr.archs import build_network
+from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
 
+from basicsr_plugins.archs.msffn_alignment import (
+    FlowAlignment,
+    MDDAlignment,
+    MultiScaleDilatedResidualBlock,
+    PyramidAlignment,
+    TDAlignment,
+)
 from basicsr_plugins.archs.msffn_arch import (
     MSFFN,
-    MDDAlignment,
     ModulativeResidualFusionBlock,
-    MultiScaleDilatedResidualBlock,
     SpatialFeatureTransform,
     similarity_mask,
 )
@@ -34,12 +41,22 @@ def num_param(net):
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'published'),
-    [({}, 8.5e6), ({'num_feat': 64}, 5.69e6), ({'num_feat': 64, 'alignment': 'none'}, 4.21e6)],
-    ids=['80 channels', '64 channels', 'Table V without alignment'],
+    ('arguments', 'count', 'published'),
+    [
+        ({}, 8_791_899, 8.5e6),  # Table I
+        ({'num_feat': 64}, 5_654_235, 5.69e6),  # Table V
+        ({'num_feat': 64, 'alignment': 'none'}, 4_237_955, 4.21e6),
+        ({'num_feat': 64, 'alignment': 'flow'}, 5_678_255, 5.43e6),
+        ({'num_feat': 64, 'alignment': 'tda'}, 4_957_987, 4.90e6),
+        ({'num_feat': 64, 'alignment': 'pcd'}, 5_769_955, 5.73e6),
+        ({'num_feat': 64, 'fusion': 'direct'}, 3_524_315, None),  # Table VI has no counts
+        ({'num_feat': 64, 'fusion': '3d'}, 3_598_171, None),
+    ],
+    ids=['80', '64', 'none', 'flow', 'tda', 'pcd', 'direct', '3d'],
 )
-def test_number_of_parameters(arguments, published):
-    assert num_param(MSFFN(**arguments)) == pytest.approx(published, rel=0.05)
+def test_number_of_parameters(arguments, count, published):
+    assert num_param(MSFFN(**arguments)) == count
+    assert published is None or count == pytest.approx(published, rel=0.05)
 
 
 def test_attention_and_feedback_have_no_parameters():
@@ -158,6 +175,140 @@ def test_the_frames_of_a_window_take_their_parts():
 
 
 @torch.no_grad()
+def test_flow_alignment_follows_real_motion(shared):
+    """SpyNet finds a shift of (2, -3) between crops of a real frame, and warping undoes it, in the right direction."""
+    path = sorted((shared / 'data' / 'Vid4' / 'BIx4' / 'city').iterdir())[0]
+    image = torch.from_numpy(cv2.imread(str(path))[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
+    frame, support = image[..., 30:94, 30:94], image[..., 32:96, 27:91]
+    alignment = FlowAlignment(str(shared / 'weights' / 'spynet_sintel_final.pth')).eval()
+    feat = 1 - frame  # a feature that is not the frame, so that it shows which of the two is warped
+    aligned = alignment(torch.cat((1 - support, support), dim=1), torch.cat((feat, frame), dim=1))
+    inner = (..., slice(8, -8), slice(8, -8))
+    assert (aligned - feat)[inner].abs().mean() < 0.1 * (1 - support - feat)[inner].abs().mean()
+
+
+@torch.no_grad()
+def test_flow_keeps_its_precision():
+    """Under autocast it is the very flow of float32."""
+    alignment = shaken(FlowAlignment(None))
+    support, feat = torch.rand(2, 1, 7, 32, 40)
+    expected = alignment(support, feat)
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.testing.assert_close(alignment(support, feat), expected, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_flow_alignment_in_the_network():
+    """Each supporting feature is warped by the flow of its own frame; the mask and the condition see features alone."""
+    net = shaken(MSFFN(**SMALL, num_frame=3, alignment='flow'))
+
+    class Shift(nn.Module):
+        """Flow that differs between supporting frames: as many pixels as their mean, to the right."""
+
+        def forward(self, frame, support):
+            flow = torch.zeros(1, 2, *frame.shape[-2:])
+            flow[:, 0] = support.mean().round() - frame.mean().round()
+            return flow
+
+    net.alignment.spynet = Shift()
+    frames = torch.rand(1, 3, 3, 10, 12) * 0.4 + torch.tensor([1.0, 0.0, 3.0]).view(1, 3, 1, 1, 1)
+    feats = [net.extractor(frames[:, i]) for i in range(3)]
+    supports = []
+    for i, pixels in ((0, 1), (2, 3)):
+        aligned = F.pad(feats[i][..., pixels:], (0, pixels))
+        supports.append(aligned * similarity_mask(feats[1], aligned))
+    expected = net.reconstruct(net.fuse(feats[1], supports), frames[:, 1])
+    torch.testing.assert_close(net(frames), expected)
+
+
+def test_flow_is_estimated_where_there_is_something_to_align():
+    assert MSFFN(**SMALL, num_frame=3, alignment='flow').estimates_flow
+    assert not MSFFN(**SMALL, num_frame=1, alignment='flow').estimates_flow
+    assert not MSFFN(**SMALL, num_frame=3).estimates_flow
+
+
+def deform_with(pack, x, feat):
+    """torchvision's deformable convolution with the sampling parameters that `pack` makes of `feat`."""
+    sampling = F.conv2d(feat, pack.conv_offset.weight, pack.conv_offset.bias, padding=1)
+    third = sampling.size(1) // 3
+    return deform_conv2d(
+        x, sampling[:, : 2 * third], pack.weight, pack.bias, 1, 1, 1, sampling[:, 2 * third :].sigmoid()
+    )
+
+
+@torch.no_grad()
+def test_tda():
+    """Four deformable convolutions; the third one aligns the supporting feature, by what the two before have made."""
+    alignment = shaken(TDAlignment(4, deform_groups=2)).double()
+    support, feat = torch.randn(2, 1, 4, 9, 10).double()
+    common = F.conv2d(torch.cat((support, feat), 1), alignment.bottleneck.weight, alignment.bottleneck.bias, padding=1)
+    for pack in (alignment.common1, alignment.common2):
+        common = deform_with(pack, common, common)
+    aligned = deform_with(alignment.align, support, common)
+    torch.testing.assert_close(alignment(support, feat), deform_with(alignment.refine, aligned, aligned))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('h', 'w'), [(12, 16), (11, 13), (2, 3)])
+def test_pcd(h, w):
+    """EDVR's alignment by torchvision's operation: from the coarsest level to the finest, then once more."""
+    alignment = shaken(PyramidAlignment(4, deform_groups=2)).double()
+    pcd = alignment.pcd
+
+    def lrelu(x):
+        return F.leaky_relu(x, 0.1)
+
+    def conv(layer, *inputs, stride=1):
+        return F.conv2d(torch.cat(inputs, 1), layer.weight, layer.bias, stride, padding=1)
+
+    def pyramid(feat):
+        levels = [feat]
+        for halve in (alignment.conv_l2, alignment.conv_l3):
+            levels.append(lrelu(conv(halve[2], lrelu(conv(halve[0], levels[-1], stride=2)))))
+        return levels
+
+    def enlarge(x):
+        return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
+
+    support, feat = torch.randn(2, 1, 4, h, w).double()
+    padded = [F.pad(x, (0, -w % 4, 0, -h % 4), mode='replicate') for x in (support, feat)]
+    supports, feats = pyramid(padded[0]), pyramid(padded[1])
+    theta = lrelu(conv(pcd.offset_conv1['l3'], supports[2], feats[2]))
+    theta = lrelu(conv(pcd.offset_conv2['l3'], theta))
+    aligned = lrelu(deform_with(pcd.dcn_pack['l3'], supports[2], theta))
+    for level, name in ((1, 'l2'), (0, 'l1')):
+        coarser, theta = 2 * enlarge(theta), lrelu(conv(pcd.offset_conv1[name], supports[level], feats[level]))
+        theta = lrelu(conv(pcd.offset_conv3[name], lrelu(conv(pcd.offset_conv2[name], theta, coarser))))
+        fine = deform_with(pcd.dcn_pack[name], supports[level], theta)
+        aligned = conv(pcd.feat_conv[name], fine, enlarge(aligned))
+        aligned = lrelu(aligned) if name == 'l2' else aligned
+    theta = lrelu(conv(pcd.cas_offset_conv2, lrelu(conv(pcd.cas_offset_conv1, aligned, padded[1]))))
+    expected = lrelu(deform_with(pcd.cas_dcnpack, aligned, theta))[..., :h, :w]
+    torch.testing.assert_close(alignment(support, feat), expected)
+
+
+@torch.no_grad()
+def test_3d_fusion():
+    """Three frames at a time, in their order, until one is left."""
+    net = shaken(MSFFN(**SMALL, num_frame=5, fusion='3d', alignment='none', attention=False, feedback=False))
+    frames = torch.rand(1, 5, 3, 9, 10)
+    window = [net.extractor(frames[:, i]) for i in range(5)]
+    first, second = net.one_stage_fusion.convs
+
+    def slide(conv, window):
+        taps = conv.weight.unbind(2)  # (o, c, 3, 3) for each of the three frames
+        return [
+            sum(F.conv2d(window[i + k], taps[k], padding=1) for k in range(3)) + conv.bias.view(1, -1, 1, 1)
+            for i in range(len(window) - 2)
+        ]
+
+    (fused,) = slide(second, [F.leaky_relu(one, 0.1) for one in slide(first, window)])
+    high = net.blocks[1](net.blocks[0](fused))
+    torch.testing.assert_close(net(frames), net.reconstruct(high + fused, frames[:, 2]))
+    assert not any(isinstance(module, SpatialFeatureTransform) for module in net.modules())
+
+
+@torch.no_grad()
 @pytest.mark.parametrize('arguments', [{'alignment': 'none'}, {'attention': False}, {'fusion': 'direct'}])
 def test_ablations(arguments):
     """What a switch turns off has no influence any more, and what it leaves works as before."""
@@ -171,7 +322,7 @@ def test_ablations(arguments):
         supports = [support * similarity_mask(feats[1], support) for support in supports]
     if arguments.get('fusion') == 'direct':
         stacked = torch.cat([feats[1], *supports], dim=1)
-        feat = F.conv2d(stacked, net.direct_fusion.weight, net.direct_fusion.bias, padding=1)
+        feat = F.conv2d(stacked, net.one_stage_fusion.conv.weight, net.one_stage_fusion.conv.bias, padding=1)
         high = net.blocks[1](net.blocks[0](feat))
         high = net.blocks[1](net.blocks[0](feat + high))
         assert not any(isinstance(module, SpatialFeatureTransform) for module in net.modules())
@@ -233,9 +384,11 @@ def test_a_batch_is_its_windows_one_by_one():
 
 @torch.no_grad()
 def test_alignment_starts_as_the_identity():
-    alignment = MDDAlignment(8, num_mdrb=1, deform_groups=2)
-    support, feat = torch.randn(1, 8, 9, 10), torch.randn(1, 8, 9, 10)
-    torch.testing.assert_close(alignment(support, feat), support)
+    support, feat = torch.randn(2, 1, 8, 9, 10)
+    torch.testing.assert_close(MDDAlignment(8, num_mdrb=1, deform_groups=2)(support, feat), support)
+    torch.testing.assert_close(TDAlignment(8, deform_groups=2)(support, feat), support)
+    # the toolbox's module ends in a LeakyReLU
+    torch.testing.assert_close(PyramidAlignment(8, deform_groups=2)(support, feat), F.leaky_relu(support, 0.1))
 
 
 def test_supporting_frames_count_from_the_start(shared):
@@ -258,7 +411,18 @@ def test_supporting_frames_count_from_the_start(shared):
         assert gradient > gradients[False][name] / 100
 
 
-def test_every_parameter_learns():
+@pytest.mark.parametrize(
+    'arguments', [{}, {'alignment': 'flow'}, {'alignment': 'tda'}, {'alignment': 'pcd'}, {'fusion': '3d'}]
+)
+def test_every_parameter_learns(arguments):
+    net = shaken(MSFFN(**SMALL, num_frame=3, **arguments)).train()
+    net(torch.rand(1, 3, 3, 64, 64)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
+    silent = {name for name, parameter in net.named_parameters() if not parameter.grad.abs().sum() > 0}
+    assert not silent
+
+
+def test_every_parameter_learns_from_the_start():
     net = MSFFN(**SMALL, num_frame=3)
     net(torch.rand(1, 3, 3, 8, 8)).square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
@@ -273,8 +437,9 @@ def test_every_parameter_learns():
         ({'num_frame': 4}, 'num_frame must be odd, but is 4'),
         ({'num_frame': 0}, 'num_frame must be odd, but is 0'),
         ({'num_feat': 12}, r'deform_groups \(8\) must divide num_feat \(12\)'),
-        ({'alignment': 'flow'}, "alignment must be 'deformable' or 'none', but is 'flow'"),
-        ({'fusion': '3d'}, "fusion must be 'sft' or 'direct', but is '3d'"),
+        ({'alignment': 'optical'}, "alignment must be one of deformable, flow, tda, pcd, none, but is 'optical'"),
+        ({'fusion': '2d'}, "fusion must be one of sft, direct, 3d, but is '2d'"),
+        ({'alignment': 'flow', 'spynet_path': 'missing.pth'}, 'there is no file missing.pth'),
     ],
 )
 def test_wrong_arguments(arguments, message):

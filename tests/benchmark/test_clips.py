@@ -1,10 +1,12 @@
+import os
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from basicsr_plugins.benchmark.clips import find_roots, open_clips
+from basicsr_plugins.benchmark.clips import find_roots, fingerprint, open_clips
 from basicsr_plugins.data.lmdb_store import pack_lmdb
 from basicsr_plugins.errors import InputError
 
@@ -80,6 +82,29 @@ def test_frames_are_read_only_when_asked_for(test_set, tmp_path):
         clip.gt[6]
 
 
+@pytest.mark.parametrize('kind', ['GT', 'BIx4'])
+def test_the_content_of_an_lmdb_is_known_by_its_time_and_by_its_bytes(test_set, tmp_path, kind):
+    for name in ('GT', 'BIx4'):
+        pack_lmdb(test_set / name, tmp_path / f'{name}.lmdb', num_worker=0)
+    clip, other = open_clips(tmp_path / 'BIx4.lmdb', tmp_path / 'GT.lmdb', 4)
+    path = tmp_path / f'{kind}.lmdb' / 'data.mdb'
+    status, data = path.stat(), bytearray(path.read_bytes())
+    contents = [clip.content, other.content]
+    assert replace(clip).content == clip.content
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    contents.append(replace(clip).content)
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    contents.append(replace(clip).content)
+    assert len(set(contents)) == 3  # both clips are in one file
+
+
+def test_a_file_that_vanished_has_no_fingerprint(tmp_path):
+    with pytest.raises(InputError, match='x cannot be read: No such file'):
+        fingerprint([tmp_path / 'x'])
+
+
 class TestErrors:
     @pytest.fixture
     def copy(self, test_set, tmp_path):
@@ -95,7 +120,7 @@ class TestErrors:
     @pytest.mark.parametrize(('folder', 'missing'), [('GT', r'GT clips \(GT, HR'), ('BIx4', r'LQ clips \(BIx4, BI')])
     def test_a_side_is_missing(self, copy, folder, missing):
         shutil.rmtree(copy / folder)
-        with pytest.raises(InputError, match=f'{missing}.*name both by --lq and --gt'):
+        with pytest.raises(InputError, match=f'{missing}.*name the folders of LQ and GT themselves'):
             find_roots(copy, 4)
 
     @pytest.mark.parametrize('folder', ['GT', 'BIx4'])

@@ -4,6 +4,7 @@ The counts are written out layer by layer: 3x3 convolutions of 8 to 16 channels 
 = 8 * 16 * 3 * 3 * 100 products. Networks have 8 channels.
 """
 
+import math
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import torchvision
 from basicsr.archs import build_network
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr_plugins.benchmark import machine, profile
 from basicsr_plugins.benchmark.machine import PeakMemory, git_commit
@@ -192,6 +194,45 @@ def test_macs_of_bicubic_upsampling_are_those_that_the_toolbox_does():
     with MacCounter() as counter:
         net(torch.rand(1, 2, 3, 10, 12))
     assert counter.macs == 2 * by_hand
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'shape'),
+    [
+        ('EDSR', {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}, (1, 3, 10, 14)),
+        ('RRDBNet', {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}, (1, 3, 8, 8)),
+        ('SwinIR', {'img_size': 8, 'window_size': 4, 'embed_dim': 12, 'depths': [2], 'num_heads': [2]}, (1, 3, 8, 8)),
+    ],
+)
+def test_macs_are_half_of_the_flops_that_pytorch_counts(name, options, shape):
+    """Of networks that interpolate nothing: convolutions, and attention by matrix products."""
+    net = build(name, **options)
+    with MacCounter() as ours:
+        net(torch.rand(shape))
+    with FlopCounterMode(display=False) as theirs:
+        net(torch.rand(shape))
+    assert ours.macs == theirs.get_total_flops() / 2 > 0
+
+
+@pytest.mark.parametrize('name', ['BasicVSR', 'EFAR'])
+def test_what_pytorch_does_not_count_is_interpolation_and_sampling(name, monkeypatch):
+    """The rest is the same: with our formulas added, PyTorch's counter counts what ours does."""
+    interpolation = {
+        torch.ops.aten.grid_sampler_2d: lambda x, grid, *_, out_shape: 2 * 4 * math.prod(out_shape),
+        torch.ops.aten.upsample_bilinear2d: lambda *_, out_shape: 2 * 4 * math.prod(out_shape),
+        torch.ops.torchvision.deform_conv2d: lambda x, weight, *_, out_shape: (
+            2 * (math.prod(out_shape) * math.prod(weight[1:]) + 5 * 9 * math.prod(x))
+        ),
+    }
+    monkeypatch.setenv(deform_conv.BACKEND_VARIABLE, 'torchvision')
+    net = build(name, num_feat=8, num_block=1).eval()
+    clip = torch.rand(1, 2, 3, 64, 64)
+    with torch.no_grad(), MacCounter() as ours:
+        net(clip)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=interpolation) as theirs:
+        net(clip)
+    assert ours.macs == theirs.get_total_flops() / 2
+    assert ours.macs > theirs.get_flop_counts()['Global'][torch.ops.aten.convolution] / 2 > 0
 
 
 # ---------------------------------------------------------------------------------------------------- single operations

@@ -14,8 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from basicsr_plugins.benchmark import report
-from basicsr_plugins.benchmark.report import terminal_table, write_csv, write_report
+from basicsr_plugins.benchmark import figures, tables
+from basicsr_plugins.benchmark import page as report
+from basicsr_plugins.benchmark.page import write_report
+from basicsr_plugins.benchmark.results import Results, Row
+from basicsr_plugins.benchmark.tables import terminal_table, write_csv
 from basicsr_plugins.errors import InputError
 
 NASTY = 'A "b" </script><img src=x onerror=alert(1)> & \'c\'/d $x$'
@@ -33,23 +36,9 @@ CHROMIUM_ARGUMENTS = (
 
 
 def make_row(name, psnr=None, tof=None, **fields):
-    scores = {'psnr': psnr, 'tof': tof}
-    row = {
-        'name': name,
-        'type': 'Net',
-        'published': False,
-        'source': None,
-        'checkpoint': None,
-        'error': None,
-        'params': None,
-        'macs': None,
-        'seconds_per_frame': None,
-        'peak_memory': None,
-        'clips': {} if psnr is None else {clip: {'psnr': psnr + i, 'tof': tof} for i, clip in enumerate(CLIPS)},
-        'average': {} if psnr is None else scores,
-        'random_weights': False,
-    }
-    return {**row, **fields}
+    clips = {} if psnr is None else {clip: {'psnr': psnr + i, 'tof': tof} for i, clip in enumerate(CLIPS)}
+    average = {} if psnr is None else {'psnr': psnr, 'tof': tof}
+    return Row(name, **{'clips': clips, 'average': average, **fields})
 
 
 def make_results():
@@ -60,13 +49,13 @@ def make_results():
         make_row(NASTY, 24.001, 0.4, params=8.5e6, seconds_per_frame=12.5, random_weights=True),
         make_row('Paper', 30.0, 0.4, published=True, source='table <1>', params=1e5, seconds_per_frame=0.001, clips={}),
     ]
-    return {
-        'title': 'Demo <set>',
-        'command': 'python scripts/benchmark.py --name "x & y"',
-        'commit': 'abc1234 (modified)',
-        'versions': {'basicsr_plugins': '0.1.0', 'torch': '2.6'},
-        'machine': {'processor': 'CPU <x>', 'gpu': None, 'threads': 2, 'system': 'Linux'},
-        'settings': {
+    return Results(
+        title='Demo <set>',
+        command='python scripts/benchmark.py --name "x & y"',
+        commit='abc1234 (modified)',
+        versions={'basicsr_plugins': '0.1.0', 'torch': '2.6'},
+        machine={'processor': 'CPU <x>', 'gpu': None, 'threads': 2, 'system': 'Linux'},
+        settings={
             'lq': 'lq',
             'gt': 'gt',
             'scale': 4,
@@ -76,12 +65,12 @@ def make_results():
             'device': 'cpu',
             'profile_size': [180, 320],
         },
-        'methods_note': ['Time is a median.'],
-        'metrics': METRICS,
-        'clips': CLIPS,
-        'rows': rows,
-        'pictures': {},
-    }
+        methods_note=['Time is a median.'],
+        metrics=METRICS,
+        clips=CLIPS,
+        rows=rows,
+        pictures={},
+    )
 
 
 def write_pictures(results, folder):
@@ -94,7 +83,7 @@ def write_pictures(results, folder):
             methods[name] = {kind: f'pictures/{number}_{i}_{kind}.png' for kind in SIZES}
             for kind, path in methods[name].items():
                 written[path] = rng.integers(0, 256, (*SIZES[kind], 3), np.uint8)
-        results['pictures'][clip] = {'frame': '00000002', 'window': WINDOW, 'line': 48, 'methods': methods}
+        results.pictures[clip] = {'frame': '00000002', 'window': WINDOW, 'line': 48, 'methods': methods}
     (folder / 'pictures').mkdir()
     for path, picture in written.items():
         cv2.imwrite(str(folder / path), picture)
@@ -148,11 +137,26 @@ def test_clips_that_do_not_fit_go_to_further_tables(results):
     assert 'Paper' not in second
 
 
+def test_published_averages_that_are_not_the_means_of_their_clips_are_marked(results, tmp_path):
+    results.rows[4].clip_means = {'psnr': 29.875}
+    note = '* Paper in table <1>: the published average PSNR is 30.00, but the mean of its clips is 29.875.'
+    *_, notes, metrics = terminal_table(results, width=200).splitlines()
+    assert notes == note
+    assert metrics.startswith('PSNR in dB')
+    shown = [line.split() for line in terminal_table(results, width=200).splitlines() if line.startswith('Paper')]
+    assert [[cell for cell in line if '*' in cell] for line in shown] == [['30.00*']]
+    html = write_report(results, tmp_path).read_text(encoding='utf-8')
+    assert html.count(note.replace('<1>', '&lt;1&gt;')) == 1
+    assert '<td data-order="30.0" class="first">30.00*</td>' in html
+    write_csv(results, tmp_path / 'results.csv')
+    assert '*' not in (tmp_path / 'results.csv').read_text()
+
+
 @pytest.mark.parametrize(
     ('value', 'digits', 'text'), [(0, 2, '0'), (6.789, 2, '6.79'), (0.0012, 2, '0.001'), (1650, 1, '1650.0')]
 )
 def test_what_is_not_zero_does_not_read_as_zero(value, digits, text):
-    assert report.fixed(value, digits) == text
+    assert tables.fixed(value, digits) == text
 
 
 def test_csv_has_every_method_and_clip_at_full_precision(results, tmp_path):
@@ -180,7 +184,7 @@ def test_settings_are_told_in_a_sentence(results):
         'PSNR and tOF at ×4 on the Y channel, with no border cut off; frames: all. '
         'Multiply-adds, time and memory are for an input of 320 × 180 px on the CPU.'
     )
-    results['settings'].update(channel='RGB', crop_border=8, frames='all of the first 20', profile_size=None)
+    results.settings.update(channel='RGB', crop_border=8, frames='all of the first 20', profile_size=None)
     assert report.settings_sentence(results) == (
         'PSNR and tOF at ×4 in RGB, with 8 px cut off each border; frames: all of the first 20. '
         'Costs were not measured.'
@@ -203,8 +207,8 @@ def test_best_measured_value_is_bold_and_a_published_one_never(results, tmp_path
 
 
 def test_values_without_end_or_number_are_sorted_and_shown(results, tmp_path):
-    results['rows'][0]['average']['psnr'] = float('inf')  # what restores GT itself
-    results['rows'][2]['average']['psnr'] = float('nan')
+    results.rows[0].average['psnr'] = float('inf')  # what restores GT itself
+    results.rows[2].average['psnr'] = float('nan')
     page = write_report(results, tmp_path).read_text(encoding='utf-8')
     assert '<td data-order="Infinity" class="first"><strong>inf</strong></td>' in page
     assert 'nan' not in re.findall(r'<tbody>(.*)</tbody>', page, re.DOTALL)[0]
@@ -216,7 +220,7 @@ def test_page_escapes_names_and_reaches_for_nothing(results, pictures, tmp_path)
     assert page.count('</script>') == 1
     assert 'no &lt;weights&gt; in x.pth' in page
     assert not re.search(r'(https?:)?//[a-z]', re.sub(r'data:image/\S+', '', page))
-    assert not (tmp_path / 'report.html.tmp').exists()
+    assert not list(tmp_path.glob('.*'))
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
 
@@ -262,7 +266,7 @@ def test_missing_damaged_and_unfitting_pictures_are_named(results, pictures, tmp
 
 
 def test_zero_has_a_place_on_a_logarithmic_axis(results):
-    time, params = (plot['svg'] for plot in report.scatter_plots(results))
+    time, params = (plot['svg'] for plot in figures.scatter_plots(results))
     assert 'Paper' in time  # 0.1 M beside 8.5 M: logarithmic, and Bicubic has none
     ticks = re.findall(r'params-xtick_\d+.*?<text[^>]*>([^<]*)</text>', params, re.DOTALL)
     assert ticks[0] == '0'
@@ -274,12 +278,12 @@ def test_zero_has_a_place_on_a_logarithmic_axis(results):
 def test_labels_cover_neither_points_nor_each_other():
     centres = [(100 + 14 * i, 100 + 7 * i) for i in range(4)]
     sizes = [(60, 11)] * 4
-    places = report.arrange_labels(centres, sizes, (0, 0, 300, 200))
-    boxes = [report.label_boxes(*each, *place)[0] for *each, place in zip(centres, sizes, places)]
+    places = figures.arrange_labels(centres, sizes, (0, 0, 300, 200))
+    boxes = [figures.label_boxes(*each, *place)[0] for *each, place in zip(centres, sizes, places)]
     markers = [(x - 4, y - 4, x + 4, y + 4) for x, y in centres]
     for i, box in enumerate(boxes):
-        assert all(report.overlap(box, other) < 1 for other in boxes[:i] + markers)
-        assert report.overlap(box, (0, 0, 300, 200)) == pytest.approx(64 * 15)
+        assert all(figures.overlap(box, other) < 1 for other in boxes[:i] + markers)
+        assert figures.overlap(box, (0, 0, 300, 200)) == pytest.approx(64 * 15)
 
 
 # ---------------------------------------------------------------- page in a browser
@@ -483,6 +487,6 @@ def test_page_shows_its_content_without_scripts(chromium, address):
 
 
 def test_report_needs_neither_torch_nor_basicsr():
-    code = 'import sys, basicsr_plugins.benchmark.report; print([n for n in ("torch", "basicsr") if n in sys.modules])'
+    code = 'import sys, basicsr_plugins.benchmark.page; print([n for n in ("torch", "basicsr") if n in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'

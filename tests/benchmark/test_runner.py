@@ -3,8 +3,11 @@
 import csv
 import dataclasses
 import json
+import math
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,13 +18,18 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from basicsr_plugins.benchmark import runner
+from basicsr_plugins.benchmark.cache import PICTURES, Cache
 from basicsr_plugins.benchmark.clips import open_clips
 from basicsr_plugins.benchmark.evaluation import Protocol, choose_view, evaluate_clip
-from basicsr_plugins.benchmark.runner import KILLED, Benchmark, ProfileSettings, run_benchmark
+from basicsr_plugins.benchmark.methods import NetworkMethod, RestoredFrames, parse_method
+from basicsr_plugins.benchmark.runner import run_benchmark
+from basicsr_plugins.benchmark.settings import Benchmark, ProfileSettings
+from basicsr_plugins.benchmark.tables import best_text, metric_column
+from basicsr_plugins.benchmark.workers import KILLED, Workers, reason
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.metrics.tof import calculate_tof
 from basicsr_plugins.models.entries import NetworkEntry
+from basicsr_plugins.models.restoration import restore_frames
 
 from .conftest import LENGTHS, SIZES
 
@@ -80,14 +88,14 @@ class KilledForTest(Upsampler):
 
 @ARCH_REGISTRY.register()
 class FailingOnBForTest(Upsampler):
-    """Fails on frames of the width of clip b, unless the file `mend` is there."""
+    """Fails on frames of the width of clip b, unless the file `fixed` is there."""
 
-    def __init__(self, mend: str, **arguments):
+    def __init__(self, fixed: str, **arguments):
         super().__init__(**arguments)
-        self.mend = mend
+        self.fixed = fixed
 
     def forward(self, x):
-        if x.shape[3] == SIZES['b'][1] // 4 and not os.path.exists(self.mend):
+        if x.shape[3] == SIZES['b'][1] // 4 and not os.path.exists(self.fixed):
             raise RuntimeError('b is too wide')
         return super().forward(x)
 
@@ -126,11 +134,19 @@ class Entry(NetworkEntry):
     """Its class brings this module, and with it the networks above, into the process that runs them."""
 
 
-def entry(name, kind, **arguments):
-    return Entry(name, {'type': f'{kind}ForTest', **arguments})
+def network(name, kind, checkpoint=None, param_key=None, **arguments):
+    return NetworkMethod(Entry(name, {'type': f'{kind}ForTest', **arguments}, checkpoint, param_key))
 
 
 # -------------------------------------------------------------------------------------------------- what is measured
+
+
+def evaluate(net, clip, protocol, prefix, progress=lambda: None):
+    """The metrics of a network, and its pictures."""
+    frames = [clip.lq[i] for i in range(protocol.num_frame(clip))]
+    pictures = {kind: Path(f'{prefix}_{kind}.png') for kind in PICTURES}
+    view = choose_view(clip, protocol)
+    return evaluate_clip(restore_frames(net.eval(), frames), clip, protocol, view, pictures, progress)
 
 
 def restored(net, test_set, clip, num_frame):
@@ -160,9 +176,7 @@ def test_values_are_the_metrics_of_the_frames_that_count(test_set, tmp_path, pro
     net = Upsampler(gain=0.9)
     clip = open_clips(test_set / 'BIx4', test_set / 'GT', 4)[1]
     seen = []
-    values = evaluate_clip(
-        net.eval(), clip, protocol, choose_view(clip, protocol), tmp_path / 'x', lambda: seen.append(1)
-    )
+    values = evaluate(net, clip, protocol, tmp_path / 'x', lambda: seen.append(1))
 
     images, gts = restored(net, test_set, 'b', counted.stop)
     options = {'crop_border': protocol.crop_border, 'test_y_channel': protocol.y_channel}
@@ -177,7 +191,7 @@ def test_values_are_the_metrics_of_the_frames_that_count(test_set, tmp_path, pro
 def test_one_frame_has_no_motion(test_set, tmp_path):
     clip = open_clips(test_set / 'BIx4', test_set / 'GT', 4)[0]
     protocol = Protocol(inner_frames=True)  # of 5 frames one counts
-    values = evaluate_clip(Upsampler().eval(), clip, protocol, choose_view(clip, protocol), tmp_path / 'x')
+    values = evaluate(Upsampler(), clip, protocol, tmp_path / 'x')
     assert values['tof'] is None
     assert 10 < values['psnr'] < 50
 
@@ -186,7 +200,7 @@ def test_pictures_show_frame_crop_and_course_of_a_line(test_set, tmp_path):
     net = Upsampler(gain=0.9).eval()
     clip = open_clips(test_set / 'BIx4', test_set / 'GT', 4)[1]
     view = choose_view(clip, Protocol(max_frames=5))
-    evaluate_clip(net, clip, Protocol(max_frames=5), view, tmp_path / 'x')
+    evaluate(net, clip, Protocol(max_frames=5), tmp_path / 'x')
     images, _ = restored(net, test_set, 'b', 5)
     frame, crop, profile = (cv2.imread(str(tmp_path / f'x_{kind}.png')) for kind in ('frame', 'crop', 'profile'))
     top, left, height, width = view.window
@@ -209,7 +223,7 @@ def test_pictures_show_frame_crop_and_course_of_a_line(test_set, tmp_path):
 def test_an_output_of_another_shape(test_set, tmp_path, net, message):
     clip = open_clips(test_set / 'BIx4', test_set / 'GT', 4)[0]
     with pytest.raises(InputError, match=message):
-        evaluate_clip(net.eval(), clip, Protocol(), choose_view(clip, Protocol()), tmp_path / 'x')
+        evaluate(net, clip, Protocol(), tmp_path / 'x')
 
 
 # -------------------------------------------------------------------------------------------- networks that fail
@@ -223,7 +237,14 @@ def benchmark(test_set, tmp_path):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Networks run in this process: to start one of their own takes seconds."""
-    monkeypatch.setattr(runner._Workers, 'run', lambda self, failure, job, *arguments: job(*arguments))
+
+    def run(self, job, *arguments):
+        try:
+            job(*arguments)
+        except InputError as error:
+            return reason(error)
+
+    monkeypatch.setattr(Workers, 'run', run)
 
 
 def frames_seen(path):
@@ -231,74 +252,159 @@ def frames_seen(path):
 
 
 def test_a_network_that_fails_is_a_row_with_its_reason_and_others_go_on(benchmark, tmp_path):
-    mend = tmp_path / 'mend'
+    fixed = tmp_path / 'fixed'
     entries = [
-        entry('wrong size', 'WrongSize'),
-        entry('raising', 'Raising', log=str(tmp_path / 'raising')),
-        entry('out of memory', 'OutOfMemory'),
-        entry('killed', 'Killed'),
-        entry('failing on b', 'FailingOnB', mend=str(mend), log=str(tmp_path / 'b')),
-        entry('failing on profile', 'FailingOnProfile'),
-        entry('uncountable', 'Uncountable'),
-        entry('good', 'Upsampler', log=str(tmp_path / 'good')),
+        network('wrong size', 'WrongSize'),
+        network('raising', 'Raising', log=str(tmp_path / 'raising')),
+        network('out of memory', 'OutOfMemory'),
+        network('killed', 'Killed'),
+        network('failing on b', 'FailingOnB', fixed=str(fixed), log=str(tmp_path / 'b')),
+        network('failing on profile', 'FailingOnProfile'),
+        network('uncountable', 'Uncountable'),
+        network('good', 'Upsampler', log=str(tmp_path / 'good')),
     ]
-    benchmark = dataclasses.replace(benchmark, entries=entries)
+    benchmark = dataclasses.replace(benchmark, others=entries)
     results = run_benchmark(benchmark)
-    rows = {row['name']: row for row in results['rows']}
+    rows = {row.name: row for row in results.rows}
     assert list(rows) == ['Bicubic', *(one.name for one in entries)]
 
     sizes = 'a: a frame of the output is (3, 48, 62), but one of GT is (3, 48, 64); '
     sizes += 'b: a frame of the output is (3, 48, 78), but one of GT is (3, 48, 80)'
-    assert rows['wrong size']['error'] == sizes
-    assert rows['raising']['error'] == 'RuntimeError: no such luck'
-    assert rows['out of memory']['error'].startswith('out of memory (')
-    assert rows['killed']['error'] == KILLED
-    assert rows['failing on b']['error'] == 'b: RuntimeError: b is too wide'
-    assert rows['failing on profile']['error'] == 'cost: RuntimeError: too small'
+    assert rows['wrong size'].error == sizes
+    assert rows['raising'].error == 'RuntimeError: no such luck'
+    assert rows['out of memory'].error.startswith('out of memory (')
+    assert rows['killed'].error == KILLED
+    assert rows['failing on b'].error == 'b: RuntimeError: b is too wide'
+    assert rows['failing on profile'].error == 'cost: RuntimeError: too small'
 
     for name in ('wrong size', 'raising', 'out of memory', 'killed'):
-        assert rows[name]['clips'] == rows[name]['average'] == {}
-        assert rows[name]['seconds_per_frame'] is rows[name]['peak_memory'] is None  # what needs no run is known
+        assert rows[name].clips == rows[name].average == {}
+        assert rows[name].seconds_per_frame is rows[name].peak_memory is None  # what needs no run is known
     # it does not go on after it failed; its multiply-adds are tried to be counted, and it is not timed
     assert frames_seen(tmp_path / 'raising') == ['12x16', '12x20', '8x8']
 
     good = rows['good']
-    assert rows['failing on b']['clips'] == {'a': good['clips']['a']}  # all are the same upsampling
-    assert rows['failing on b']['average'] == {}
-    assert rows['failing on profile']['clips'] == good['clips']
-    assert rows['Bicubic']['error'] is good['error'] is None
-    for name, value in good['average'].items():
-        assert value == pytest.approx(np.mean([good['clips'][clip][name] for clip in 'ab']), abs=1e-12)
-    assert good['params'] == 1
-    assert good['seconds_per_frame'] > 0
-    assert good['macs'] == 32 * 32 * 3 * 4  # bilinear samples
+    assert rows['failing on b'].clips == {'a': good.clips['a']}  # all are the same upsampling
+    assert rows['failing on b'].average == {}
+    assert rows['failing on profile'].clips == good.clips
+    assert rows['Bicubic'].error is good.error is None
+    for name, value in good.average.items():
+        assert value == pytest.approx(np.mean([good.clips[clip][name] for clip in 'ab']), abs=1e-12)
+    assert good.params == 1
+    assert good.seconds_per_frame > 0
+    assert good.macs == 32 * 32 * 3 * 4  # bilinear samples
     uncountable = rows['uncountable']
-    assert uncountable['macs'] is uncountable['error'] is None
-    assert uncountable['params'] == 1
-    assert uncountable['seconds_per_frame'] > 0
-    assert any(note.startswith('uncountable: ') and 'cannot be counted' in note for note in results['methods_note'])
-    assert set(results['pictures']['a']['methods']) >= {'Bicubic', 'good', 'GT'}
-    assert 'killed' not in results['pictures']['a']['methods']
+    assert uncountable.macs is uncountable.error is None
+    assert uncountable.params == 1
+    assert uncountable.seconds_per_frame > 0
+    assert any(note.startswith('uncountable: ') and 'cannot be counted' in note for note in results.methods_note)
+    assert set(results.pictures['a']['methods']) >= {'Bicubic', 'good', 'GT'}
+    assert 'killed' not in results.pictures['a']['methods']
     for name in ('results.json', 'results.csv', 'report.html'):
         assert (benchmark.out / name).is_file()
 
     # again, when the reason is gone: what failed is tried again, and nothing else
     seen = frames_seen(tmp_path / 'good')
     assert seen[:12] == ['12x16'] * 5 + ['12x20'] * 7
-    mend.touch()
-    results = run_benchmark(dataclasses.replace(benchmark, entries=entries[4:]))
-    again = {row['name']: row for row in results['rows']}
-    assert again['failing on b']['error'] is None
-    assert again['failing on b']['average'] == again['good']['average'] == good['average']
-    assert again['failing on b']['params'] == 1
+    fixed.touch()
+    results = run_benchmark(dataclasses.replace(benchmark, others=entries[4:]))
+    again = {row.name: row for row in results.rows}
+    assert again['failing on b'].error is None
+    assert again['failing on b'].average == again['good'].average == good.average
+    assert again['failing on b'].params == 1
     assert again['good'] == good
     assert frames_seen(tmp_path / 'good') == seen
     assert [size for size in frames_seen(tmp_path / 'b') if size != '8x8'] == seen[:12]  # 8x8 is for its cost
 
     # where cost is not asked for, its failure is none
-    results = run_benchmark(dataclasses.replace(benchmark, entries=entries[5:6], profile=None))
-    assert [row['error'] for row in results['rows']] == [None, None]
-    assert results['rows'][1]['average'] == good['average']
+    results = run_benchmark(dataclasses.replace(benchmark, others=entries[5:6], profile=None))
+    assert [row.error for row in results.rows] == [None, None]
+    assert results.rows[1].average == good.average
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_frames_that_are_not_finite_fail_and_are_never_the_best(benchmark):
+    """tOF of black frames, which NaN would become, is the best that there is where nothing moves."""
+    others = [network('nan', 'Upsampler', gain=math.nan), network('inf', 'Upsampler', gain=math.inf)]
+    results = run_benchmark(dataclasses.replace(benchmark, others=others, profile=None, clip_names=['a']))
+    bicubic, nan, inf = results.rows
+    assert nan.error == inf.error == 'frame 00000000 of the output has values that are NaN or infinite'
+    assert nan.clips == inf.clips == nan.average == {}
+    column = metric_column(results, 'tof', ('average',))
+    assert best_text(results, column) == column.text(bicubic.average['tof'])
+
+
+# -------------------------------------------------------------------------------- frames that other programs restored
+
+
+@pytest.fixture
+def frames_of_a_network(test_set, tmp_path):
+    """What a network gives, as 8-bit PNGs with names of another program; their folder."""
+    for clip, length in LENGTHS.items():
+        (tmp_path / 'frames' / clip).mkdir(parents=True)
+        for i, image in enumerate(restored(Upsampler(gain=0.9), test_set, clip, length)[0]):
+            cv2.imwrite(str(tmp_path / 'frames' / clip / f'out{i + 1}_x4.png'), image)
+    return tmp_path / 'frames'
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_restored_frames_are_measured_and_shown_as_their_network_would_be(benchmark, frames_of_a_network):
+    others = [network('net', 'Upsampler', gain=0.9), RestoredFrames('theirs', frames_of_a_network)]
+    others.append(RestoredFrames('GT itself', benchmark.gt_root))
+    results = run_benchmark(dataclasses.replace(benchmark, others=others))
+    _, net, theirs, gt = results.rows
+    assert theirs.clips == net.clips
+    assert theirs.average == net.average
+    assert (theirs.frames, theirs.type, theirs.random_weights) == (str(frames_of_a_network), None, False)
+    assert theirs.params is theirs.macs is theirs.seconds_per_frame is theirs.peak_memory is theirs.error is None
+    assert net.macs > 0
+    assert gt.average == {'psnr': math.inf, 'ssim': pytest.approx(1), 'tof': 0}
+    for shown in results.pictures.values():
+        for kind in PICTURES:
+            images = [cv2.imread(str(benchmark.out / shown['methods'][name][kind])) for name in ('net', 'theirs')]
+            np.testing.assert_array_equal(*images)
+    assert f'theirs: {frames_of_a_network}' in (benchmark.out / 'report.html').read_text()
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_of_restored_frames_the_first_are_enough_where_no_more_count(benchmark, frames_of_a_network):
+    others = [RestoredFrames('theirs', frames_of_a_network)]
+    benchmark = dataclasses.replace(benchmark, others=others, protocol=Protocol(max_frames=4), profile=None)
+    whole = run_benchmark(benchmark)
+    for clip, length in LENGTHS.items():
+        for i in range(4, length):
+            (frames_of_a_network / clip / f'out{i + 1}_x4.png').unlink()
+    first = run_benchmark(benchmark)
+    assert first.rows == whole.rows
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda root: (root / 'b' / 'out7_x4.png').unlink(), 'theirs: .*frames/b has 6 frames, but must have 7.'),
+        (
+            lambda root: shutil.rmtree(root / 'b'),
+            'theirs: there is no folder .*frames/b with the restored',
+        ),
+        (lambda root: [file.unlink() for file in (root / 'a').iterdir()], 'frames/a: there are no images'),
+        (
+            lambda root: cv2.imwrite(str(root / 'a' / 'out1_x4.png'), np.zeros((48, 60, 3))),
+            'a are 60x48, .* GT are 64x48',
+        ),
+    ],
+)
+def test_restored_frames_that_do_not_fit_the_clips(benchmark, frames_of_a_network, change, message):
+    change(frames_of_a_network)
+    with pytest.raises(InputError, match=message):
+        run_benchmark(dataclasses.replace(benchmark, others=[RestoredFrames('theirs', frames_of_a_network)]))
+    assert not benchmark.out.exists()
+
+
+def test_restored_frames_are_named_on_the_command_line():
+    assert parse_method('a b=frames:some/folder@4') == RestoredFrames('a b', Path('some/folder@4'))
+    with pytest.raises(InputError, match='frames:some/folder needs a name for the table: NAME=frames:some/folder'):
+        parse_method('frames:some/folder')
+    assert parse_method('x=EDVR:num_feat=8').entry.options == {'type': 'EDVR', 'num_feat': 8}
 
 
 # ------------------------------------------------------------------------------------------- what is measured again
@@ -326,19 +432,19 @@ class TestKeys:
     )
     def test_another_protocol(self, benchmark, changes):
         other = dataclasses.replace(benchmark, protocol=dataclasses.replace(benchmark.protocol, **changes))
-        net = entry('net', 'Upsampler')
-        assert benchmark.key(net) != other.key(net)
+        net = network('net', 'Upsampler')
+        assert Cache(benchmark).key(net) != Cache(other).key(net)
 
     def test_other_arguments_and_another_name(self, benchmark):
         keys = [
-            benchmark.key(one)
+            Cache(benchmark).key(one)
             for one in (
-                entry('net', 'Upsampler'),
-                entry('net', 'Upsampler', gain=2),
-                entry('net', 'Raising'),
-                entry('net2', 'Upsampler'),
-                entry('net/2', 'Upsampler'),
-                entry('net 2', 'Upsampler'),
+                network('net', 'Upsampler'),
+                network('net', 'Upsampler', gain=2),
+                network('net', 'Raising'),
+                network('net2', 'Upsampler'),
+                network('net/2', 'Upsampler'),
+                network('net 2', 'Upsampler'),
             )
         ]
         assert len(set(keys)) == 6
@@ -346,73 +452,134 @@ class TestKeys:
 
     def test_other_clips(self, benchmark, tmp_path):
         (tmp_path / 'elsewhere').symlink_to(benchmark.gt_root)
-        net = entry('net', 'Upsampler')
-        assert benchmark.key(net) != dataclasses.replace(benchmark, gt_root=tmp_path / 'elsewhere').key(net)
+        net = network('net', 'Upsampler')
+        assert Cache(benchmark).key(net) != Cache(dataclasses.replace(benchmark, gt_root=tmp_path / 'elsewhere')).key(
+            net
+        )
 
     def test_what_does_not_change_a_result(self, benchmark):
-        net = entry('net', 'Upsampler')
+        net = network('net', 'Upsampler')
         other = dataclasses.replace(benchmark, title='other', command='other', clip_names=['a'], published=['x.csv'])
-        assert benchmark.key(net) == other.key(net)
+        assert Cache(benchmark).key(net) == Cache(other).key(net)
 
     def test_a_checkpoint_that_was_trained_on(self, benchmark, checkpoint):
-        net = Entry('net', {'type': 'UpsamplerForTest'}, str(checkpoint))
-        keys = {benchmark.key(entry('net', 'Upsampler')), benchmark.key(net)}
-        keys.add(benchmark.key(dataclasses.replace(net, param_key='params')))
+        net = network('net', 'Upsampler', str(checkpoint))
+        keys = {Cache(benchmark).key(network('net', 'Upsampler')), Cache(benchmark).key(net)}
+        keys.add(Cache(benchmark).key(network('net', 'Upsampler', str(checkpoint), 'params')))
         torch.save(Upsampler(0.25).state_dict(), checkpoint)
         os.utime(checkpoint, ns=(1, 1))
-        keys.add(benchmark.key(net))
+        keys.add(Cache(benchmark).key(net))
         assert len(keys) == 4
 
     def test_cost_depends_on_its_settings(self, benchmark):
-        net = entry('net', 'Upsampler')
+        net = network('net', 'Upsampler')
         others = [
             dataclasses.replace(benchmark, profile=dataclasses.replace(CHEAP, **changes))
             for changes in ({'size': (8, 12)}, {'num_frame': 2}, {'repeat': 2})
         ]
-        assert len({one.profile_part(net) for one in (benchmark, *others)}) == 4
-        assert len({one.clip_part(net, 'a') for one in (benchmark, *others)}) == 1
+        caches, (clip, _) = [Cache(one) for one in (benchmark, *others)], benchmark.clips()
+        assert len({cache.profile(net) for cache in caches}) == 4
+        assert len({cache.clip(net, clip) for cache in caches}) == 1
 
 
 @pytest.mark.usefixtures('in_this_process')
 def test_only_what_changed_is_measured_again(benchmark, tmp_path):
     path, log = tmp_path / 'w.pth', tmp_path / 'log'
     torch.save({'params': Upsampler(0.8).state_dict()}, path)
-    net = Entry('net', {'type': 'UpsamplerForTest', 'log': str(log)}, str(path))
-    benchmark = dataclasses.replace(benchmark, entries=[net], profile=CHEAP, clip_names=['a'])
+    net = network('net', 'Upsampler', str(path), log=str(log))
+    benchmark = dataclasses.replace(benchmark, others=[net], profile=CHEAP, clip_names=['a'])
     first = run_benchmark(benchmark)
     profiled = frames_seen(log)[5:]
     assert set(profiled) == {'8x8'}
 
     both = run_benchmark(dataclasses.replace(benchmark, clip_names=[]))  # a clip more
-    assert both['clips'] == ['a', 'b']
+    assert both.clips == ['a', 'b']
     assert frames_seen(log)[5:] == profiled + ['12x20'] * 7
-    assert [row['clips']['a'] for row in both['rows']] == [row['clips']['a'] for row in first['rows']]
+    assert [row.clips['a'] for row in both.rows] == [row.clips['a'] for row in first.rows]
 
     torch.save({'params': Upsampler(0.7).state_dict()}, path)
     os.utime(path, ns=(1, 1))
     trained_on = run_benchmark(benchmark)
     assert frames_seen(log) == ['12x16'] * 5 + profiled + ['12x20'] * 7 + ['12x16'] * 5 + profiled
-    assert trained_on['rows'][0] == first['rows'][0]
-    assert trained_on['rows'][1]['clips']['a']['psnr'] < first['rows'][1]['clips']['a']['psnr'] - 0.5
+    assert trained_on.rows[0] == first.rows[0]
+    assert trained_on.rows[1].clips['a']['psnr'] < first.rows[1].clips['a']['psnr'] - 0.5
+
+
+def replace_in_place(path, content):
+    """As a file system of coarse times shows it: other bytes, the same size and time."""
+    status = path.stat()
+    path.write_bytes(content)
+    assert path.stat().st_size == status.st_size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.usefixtures('in_this_process')
+@pytest.mark.parametrize('kind', ['GT', 'BIx4'])
+def test_clips_whose_content_changed_are_measured_again(benchmark, tmp_path, test_set, kind):
+    """Frame 3 of clip a becomes frame 2, with the same number of bytes and the same time."""
+    root, log = tmp_path / 'set', tmp_path / 'log'
+    shutil.copytree(test_set, root)
+    two, three = (root / kind / 'a' / f'0000000{i}.png' for i in (2, 3))
+    size = max(two.stat().st_size, three.stat().st_size)
+    three.write_bytes(three.read_bytes().ljust(size, b'\0'))  # readers stop at IEND
+    net = network('net', 'Upsampler', log=str(log))
+    benchmark = dataclasses.replace(benchmark, others=[net], lq_root=root / 'BIx4', gt_root=root / 'GT', profile=None)
+    first = run_benchmark(benchmark)
+    assert run_benchmark(benchmark) == first
+    assert frames_seen(log) == ['12x16'] * 5 + ['12x20'] * 7
+
+    replace_in_place(three, two.read_bytes().ljust(size, b'\0'))
+    changed = run_benchmark(benchmark)
+    assert frames_seen(log)[12:] == ['12x16'] * 5
+    for row, before in zip(changed.rows, first.rows):
+        assert row.clips['a'] != before.clips['a']
+        assert row.clips['b'] == before.clips['b']
+    shown, before = (results.pictures['a']['methods'] for results in (changed, first))
+    assert all(shown[name]['profile'] != before[name]['profile'] for name in ('Bicubic', 'net', 'GT'))
+
+
+@pytest.mark.usefixtures('in_this_process')
+def test_restored_frames_that_changed_are_measured_again(benchmark, frames_of_a_network):
+    others = [RestoredFrames('theirs', frames_of_a_network)]
+    benchmark = dataclasses.replace(benchmark, others=others, profile=None)
+    first = run_benchmark(benchmark).rows[1]
+    frame = frames_of_a_network / 'a' / 'out3_x4.png'
+    other = (frames_of_a_network / 'a' / 'out2_x4.png').read_bytes()
+    frame.write_bytes(other)
+    changed = run_benchmark(benchmark).rows[1]
+    assert changed.clips['a']['psnr'] < first.clips['a']['psnr']
+    assert changed.clips['b'] == first.clips['b']
+
+
+@pytest.mark.usefixtures('in_this_process')
+@pytest.mark.parametrize('content', ['', '{"psnr": ', '[1]', 'null'])
+def test_a_damaged_result_is_measured_again(benchmark, content):
+    benchmark = dataclasses.replace(benchmark, clip_names=['a'])
+    first = run_benchmark(benchmark)
+    for path in (benchmark.out / 'cache').rglob('*.json'):
+        path.write_text(content)
+    again = run_benchmark(benchmark).rows[0]
+    assert (again.clips, again.macs) == (first.rows[0].clips, first.rows[0].macs)
+    assert again.seconds_per_frame > 0
 
 
 @pytest.mark.usefixtures('in_this_process')
 def test_fresh_and_lost_pictures(benchmark, tmp_path, capsys):
     log = tmp_path / 'log'
-    net = Entry('net', {'type': 'UpsamplerForTest', 'log': str(log)})
-    benchmark = dataclasses.replace(benchmark, entries=[net], profile=None, clip_names=['a'])
+    net = network('net', 'Upsampler', log=str(log))
+    benchmark = dataclasses.replace(benchmark, others=[net], profile=None, clip_names=['a'])
     first = run_benchmark(benchmark)
     seen = frames_seen(log)
     assert len(seen) == 5
     capsys.readouterr()
-    assert run_benchmark(benchmark)['rows'] == first['rows']
+    assert run_benchmark(benchmark).rows == first.rows
     assert 'took 2 results of an earlier run' in capsys.readouterr().out
     assert frames_seen(log) == seen
 
-    (benchmark.out / first['pictures']['a']['methods']['net']['crop']).unlink()
-    assert run_benchmark(benchmark)['pictures'] == first['pictures']
+    (benchmark.out / first.pictures['a']['methods']['net']['crop']).unlink()
+    assert run_benchmark(benchmark).pictures == first.pictures
     assert frames_seen(log) == 2 * seen
-    assert run_benchmark(dataclasses.replace(benchmark, fresh=True))['rows'] == first['rows']
+    assert run_benchmark(dataclasses.replace(benchmark, fresh=True)).rows == first.rows
     assert frames_seen(log) == 3 * seen
 
 
@@ -420,27 +587,29 @@ def test_fresh_and_lost_pictures(benchmark, tmp_path, capsys):
 def test_documents_agree(benchmark, tmp_path):
     table = tmp_path / 'published.csv'
     table.write_text('source,method,a_psnr,avg_psnr\na paper,Theirs,31.25,31.25\n')
-    net = entry('Näme/with "all", kinds', 'Upsampler', gain=0.9)
-    benchmark = dataclasses.replace(benchmark, entries=[net], clip_names=['a'], published=[str(table)])
+    net = network('Näme/with "all", kinds', 'Upsampler', gain=0.9)
+    benchmark = dataclasses.replace(benchmark, others=[net], clip_names=['a'], published=[str(table)])
     results = run_benchmark(benchmark)
-    assert json.loads((benchmark.out / 'results.json').read_text()) == json.loads(json.dumps(results))
-    assert [row['name'] for row in results['rows']] == ['Bicubic', net.name, 'Theirs']
-    assert [row['random_weights'] for row in results['rows']] == [False, True, False]
+    assert json.loads((benchmark.out / 'results.json').read_text()) == json.loads(
+        json.dumps(dataclasses.asdict(results))
+    )
+    assert [row.name for row in results.rows] == ['Bicubic', net.name, 'Theirs']
+    assert [row.random_weights for row in results.rows] == [False, True, False]
     with open(benchmark.out / 'results.csv', newline='') as file:
         lines = list(csv.DictReader(file))
     assert [(line['method'], line['clip']) for line in lines] == [
         (name, clip) for name in ('Bicubic', net.name, 'Theirs') for clip in ('a', 'average')
     ]
-    for row, line in zip((row for row in results['rows'] for _ in range(2)), lines):
-        values = row['average'] if line['clip'] == 'average' else row['clips']['a']
+    for row, line in zip((row for row in results.rows for _ in range(2)), lines):
+        values = row.average if line['clip'] == 'average' else row.clips['a']
         for metric in ('psnr', 'ssim', 'tof'):
             assert line[metric] == ('' if values.get(metric) is None else repr(values[metric]))
-        assert line['published'] == str(row['published'])
+        assert line['published'] == str(row.published)
     assert float(lines[4]['psnr']) == 31.25
-    for methods in results['pictures']['a']['methods'].values():
+    for methods in results.pictures['a']['methods'].values():
         for path in methods.values():
             assert cv2.imread(str(benchmark.out / path)) is not None
-    assert list(results['pictures']['a']['methods']) == ['Bicubic', net.name, 'GT']
+    assert list(results.pictures['a']['methods']) == ['Bicubic', net.name, 'GT']
     assert not list(benchmark.out.rglob('*tmp*'))
 
 
@@ -448,23 +617,23 @@ def test_documents_agree(benchmark, tmp_path):
 
 
 def test_bicubic_is_first_and_once(benchmark):
-    given = Entry('Bicubic', {'type': 'Bicubic', 'scale': 4})
-    benchmark = dataclasses.replace(benchmark, entries=[entry('net', 'Upsampler'), given])
-    assert [one.name for one in benchmark.rows()] == ['Bicubic', 'net']
+    given = NetworkMethod(NetworkEntry('Bicubic', {'type': 'Bicubic', 'scale': 4}))
+    benchmark = dataclasses.replace(benchmark, others=[network('net', 'Upsampler'), given])
+    assert [one.name for one in benchmark.methods()] == ['Bicubic', 'net']
 
 
 @pytest.mark.parametrize(
     ('entries', 'message'),
     [
-        ([entry('x', 'Upsampler'), entry('x', 'Raising')], 'two networks are called x'),
-        ([entry('Bicubic', 'Upsampler')], 'two networks are called Bicubic'),
-        ([entry('GT', 'Upsampler')], 'no network may be called GT'),
-        ([Entry('x', {'type': 'UpsamplerForTest'}, 'nothing.pth')], 'x: there is no checkpoint nothing.pth'),
+        ([network('x', 'Upsampler'), network('x', 'Raising')], 'two methods are called x'),
+        ([network('Bicubic', 'Upsampler')], 'two methods are called Bicubic'),
+        ([network('GT', 'Upsampler')], 'no method may be called GT'),
+        ([network('x', 'Upsampler', 'nothing.pth')], 'x: there is no checkpoint nothing.pth'),
     ],
 )
 def test_networks_that_cannot_be_a_table(benchmark, entries, message):
     with pytest.raises(InputError, match=message):
-        run_benchmark(dataclasses.replace(benchmark, entries=entries))
+        run_benchmark(dataclasses.replace(benchmark, others=entries))
     assert not benchmark.out.exists()
 
 
@@ -485,7 +654,7 @@ def test_what_leaves_nothing_to_measure(benchmark, changes, message):
 
 def test_a_folder_of_results_that_cannot_be_made(benchmark, tmp_path):
     (tmp_path / 'out').write_text('mine')
-    with pytest.raises(InputError, match=r'folder of the results, .*out/parts, cannot be made: Not a directory'):
+    with pytest.raises(InputError, match=r'folder of the results, .*out/cache, cannot be made: Not a directory'):
         run_benchmark(benchmark)
     assert (tmp_path / 'out').read_text() == 'mine'
 

@@ -82,12 +82,12 @@ def test_interrupted_run_resumes(clips, tmp_path, monkeypatch):
     output = tmp_path / 'X2'
     made = []
 
-    def interrupted(gt, lq, scale):
+    def interrupted(gt, lq, scale, degradation):
         made.append(lq.relative_to(output).as_posix())
         if len(made) == 4:
             lq.with_name(f'.{lq.name}.partial').write_bytes(b'half a fra')
             raise KeyboardInterrupt
-        return make_frame(gt, lq, scale)
+        return make_frame(gt, lq, scale, degradation)
 
     make_frame = bicubic_lr._make_frame
     monkeypatch.setattr(bicubic_lr, '_make_frame', interrupted)

@@ -101,8 +101,8 @@ def test_procedural_pictures_alone_and_photographs_alone():
     [
         ({'num_frames': 3}, "did you mean 'num_frame'"),
         ({'gt_size': 30}, 'gt_size'),
-        ({'num_frame': 0}, 'num_frame must be 1 or more'),
-        ({'length': 0}, 'length must be 1 or more'),
+        ({'num_frame': 0}, 'num_frame must be a whole number from 1'),
+        ({'length': 0}, 'length must be a whole number from 1'),
         ({'kinds': ['txt']}, "did you mean 'text'"),
         ({'kinds': [], 'photos': False}, 'nothing is left'),
         ({'photos': '/nowhere'}, 'no folder /nowhere'),

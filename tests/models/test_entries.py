@@ -60,8 +60,8 @@ class TestCommandLine:
                 ('IconVSR', {'type': 'IconVSR', 'keyframe_stride': 3, 'edvr_path': 'a/b.pth'}, None),
             ),
             (
-                'DUF:adapt_official_weights=true,num_layer=[16, 2],scale=4',
-                ('DUF', {'type': 'DUF', 'adapt_official_weights': True, 'num_layer': [16, 2], 'scale': 4}, None),
+                'EFAR:coupled_propagation=true,dilations=[1, 2],num_feat=8',
+                ('EFAR', {'type': 'EFAR', 'coupled_propagation': True, 'dilations': [1, 2], 'num_feat': 8}, None),
             ),
         ],
     )
@@ -84,6 +84,11 @@ class TestCommandLine:
             ('EDVR:num_feat=[8', "'[8' is not a value in YAML"),
             ('EDVR:num_feat=a: b: c', "'a: b: c' is not a value in YAML"),
             ('EDVR:num_feat=!!python/object/apply:os.getpid []', 'is not a value in YAML'),
+            ('EDVR:num_feat=!!int x', "'!!int x' is not a value in YAML"),
+            ('EFAR:num_feat=-4', 'num_feat must be a whole number from 1 to 1024, but is -4.'),
+            ('EFAR:num_feat=999999', 'num_feat must be a whole number from 1 to 1024, but is 999999.'),
+            ('EFAR:num_feat=abc', "num_feat must be a whole number from 1 to 1024, but is 'abc'."),
+            ('EDVR:num_feat=64.5', 'num_feat must be a whole number from 1 to 1024, but is 64.5.'),
         ],
     )
     def test_names_what_is_wrong(self, text, message):
@@ -121,7 +126,7 @@ class TestList:
             ('networks: EDVR', 'networks must be a list of networks'),
             ('networks: [EDVR]', 'networks must be a list of networks'),
             ('networks:\n- {type: EDVR}\n- {type: Nope}', "list.yml: networks: 2: there is no network 'Nope'"),
-            ('networks:\n- {num_feat: 8}', 'networks: 1: there is no network None'),
+            ('networks:\n- {num_feat: 8}', "networks: 1: the key 'type' is missing"),
             ('networks:\n- {type: [EDVR]}', "networks: 1: type must be a text, but is ['EDVR']"),
             ('networks:\n- {type: EDVR, checkpoint: 5}', 'networks: 1: checkpoint must be a text, but is 5'),
             ('networks:\n- {type: EDVR, param_key: 5}', 'networks: 1: param_key must be a text, but is 5'),

@@ -257,6 +257,49 @@ def test_networks_of_windows_and_of_images_train(options, network, gt_frames):
     assert sum(changed) > len(changed) / 2
 
 
+@pytest.mark.parametrize('end', ['close', 'exception'])
+def test_training_goes_on_however_restoring_ends(options, end):
+    options['network_g'] = {'type': 'EDSR', **OTHER_KINDS['EDSR']}
+    model = build_model(options)
+    frames = [torch.rand(3, 8, 8), torch.rand(3, 8, 8) if end == 'close' else 'no frame']
+    restored = model.restore(frames)
+    next(restored)
+    assert not model.net_g.training
+    if end == 'close':
+        restored.close()
+    else:
+        with pytest.raises(AttributeError):
+            next(restored)
+    assert model.net_g.training
+
+
+class LongerClip(Clips):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        return {'lq': torch.rand(7, 3, 16, 16), 'gt': torch.rand(7, 3, 64, 64), 'folder': 'a'}
+
+
+def test_inner_frames(options):
+    """Metrics without the first and the last two frames; those of motion start at the second that counts."""
+    options['network_g'] = {'type': 'Bicubic'}
+    options['val']['metrics']['tof'] = {'type': 'calculate_tof', 'crop_border': 0}
+    model = build_model({**options, 'is_train': False})
+    model.validation(torch.utils.data.DataLoader(LongerClip()), 'all', None)
+    every = model.metric_results['a']
+    model.opt['val'] = {**options['val'], 'inner_frames': True}
+    model.validation(torch.utils.data.DataLoader(LongerClip()), 'inner', None)
+    inner = model.metric_results['a']
+    assert every.shape == (7, 3)
+    assert torch.equal(inner[:, :2], every[2:5, :2])
+    assert inner[0, 2].isnan()
+    assert torch.equal(inner[1:, 2], every[3:5, 2])
+    with pytest.raises(InputError, match='inner_frames: none of the 2 frames of a is left'):
+        model.validation(torch.utils.data.DataLoader(Clips()), 'inner', None)
+
+
 def test_windows_are_validated_with_the_padding_of_the_set(options):
     options['network_g'] = {'type': 'MSFFN', **OTHER_KINDS['MSFFN'], 'attention': False}
     model = build_model(options)
@@ -396,7 +439,7 @@ def test_toolbox_resume_fails_without_cuda(three_states):
     [
         ('train', {'fix_flwo': 5}, "train: there is no key 'fix_flwo'; did you mean 'fix_flow'?"),
         ('val', {'metric': {}}, "val: there is no key 'metric'; did you mean 'metrics'?"),
-        ('network_g', {'num_fea': 5}, "network_g: EFAR: there is no key 'num_fea'; did you mean 'num_feat'?"),
+        ('network_g', {'num_fea': 5}, "network_g: there is no key 'num_fea'; did you mean 'num_feat'?"),
         ('network_g', {'type': 'EFARR'}, "network_g: there is no network 'EFARR' in the registry"),
         ('path', {'pretrain_network_g': 'nowhere.pth'}, 'there is no file nowhere.pth'),
         ('path', {'pretrain_netwrok_g': 'x.pth'}, "'pretrain_netwrok_g'; did you mean 'pretrain_network_g'?"),

@@ -1,0 +1,108 @@
+"""Upscale a video of any length, or a folder of images, by a trained network; memory does not grow with its length.
+
+    python scripts/upscale.py film.mp4 -o film_x4.mp4 --checkpoint experiments/EFAR_REDS/models/net_g_latest.pth
+    python scripts/upscale.py frames/ -o frames_x4/ --network BasicVSR:num_block=30 --checkpoint BasicVSR.pth
+    python scripts/upscale.py 'frames/*.png' -o film.mkv --codec hevc --fps 24 --compare film_compare.mkv ...
+
+Interrupted (Ctrl-C, a crash), the same command with --resume goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.settings import UpscaleSettings
+from basicsr_plugins.upscaling import load_network, upscale
+from basicsr_plugins.video.media import VideoSettings
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('input', help='a video file, a folder of images, or a glob in quotes')
+    parser.add_argument('-o', '--output', required=True, help='a video file (.mp4, .mkv, .mov), or a folder for PNGs')
+    group = parser.add_argument_group('network')
+    group.add_argument('--checkpoint', help='weights; params_ema are taken first')
+    group.add_argument(
+        '--network',
+        metavar='TYPE[:KEY=VALUE,...]',
+        help="the network, or an option file; default: the option file in the checkpoint's experiment folder",
+    )
+    group.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    group.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation')
+    group.add_argument('--scale', type=int, help='of a network that takes enlarged frames, as TOFlow (default 4)')
+    group = parser.add_argument_group('propagation')
+    group.add_argument(
+        '--mode', default='exact', choices=('exact', 'stream'), help='exact: as one pass over the whole film (default)'
+    )
+    group.add_argument('--lookahead', type=int, default=10, help='frames seen ahead by stream')
+    group.add_argument('--segment', type=int, default=10, help='frames in memory at a time')
+    group.add_argument('--tile', default='auto', help='side of tiles in LR pixels; auto, or none for whole frames')
+    group.add_argument('--tile-overlap', type=int, default=32, help='LR pixels')
+    group.add_argument('--no-scene-cuts', action='store_true', help='propagate across cuts')
+    group.add_argument('--state-dtype', default='float32', choices=('float32', 'float16'), help='of states on disk')
+    group.add_argument('--temp-dir', type=Path, help='folder for temporary files; default: beside the output')
+    group = parser.add_argument_group('output')
+    group.add_argument('--codec', default='h264', choices=('h264', 'hevc'))
+    group.add_argument('--crf', type=float, default=18, help='quality, 0 (best) to 51')
+    group.add_argument('--preset', default='medium', help="the encoder's speed")
+    group.add_argument('--pix-fmt', help='for example yuv444p; default: as the input has it')
+    group.add_argument('--bit-depth', type=int, choices=(8, 16), help='of PNGs; default: as the input has it')
+    group.add_argument('--fps', default='25', help='of a video made from images')
+    group.add_argument('--segment-frames', type=int, default=50, help='frames that an interruption may cost')
+    group.add_argument('--compare', metavar='OUTPUT', help='write another output with bicubic at the left')
+    group.add_argument('--resume', action='store_true', help='go on from what an interrupted run left')
+    group.add_argument('--force', action='store_true', help='overwrite an output that is there')
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; `argv` as of `argparse`.
+
+    Raises:
+        InputError: If something that the user gave cannot be used.
+    """
+    args = parse_args(argv)
+    net = load_network(args.checkpoint, args.network, args.device, args.scale)
+    settings = UpscaleSettings(
+        mode=args.mode,
+        segment=args.segment,
+        lookahead=args.lookahead,
+        temp_dir=args.temp_dir,
+        state_dtype=DTYPES[args.state_dtype],
+        dtype=DTYPES[args.dtype],
+        tile=tile_side(args.tile),
+        tile_overlap=args.tile_overlap,
+        scene_cuts=not args.no_scene_cuts,
+    )
+    video = VideoSettings(
+        codec=args.codec,
+        crf=args.crf,
+        preset=args.preset,
+        pix_fmt=args.pix_fmt,
+        bit_depth=args.bit_depth,
+        fps=args.fps,
+        segment_frames=args.segment_frames,
+    )
+    try:
+        upscale(net, args.input, args.output, settings, video, args.resume, args.force, args.compare)
+    except KeyboardInterrupt:
+        print('What is finished is kept; the same command with --resume goes on.', file=sys.stderr)
+        raise
+    print(args.output)
+
+
+def tile_side(text: str) -> int | str | None:
+    """What `UpscaleSettings.tile` is for `auto`, `none` or a number."""
+    if text in ('auto', 'none'):
+        return None if text == 'none' else text
+    if not text.isdigit():
+        raise InputError(f'--tile must be auto, none or a number of pixels, but is {text!r}.')
+    return int(text)

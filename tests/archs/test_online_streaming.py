@@ -1,0 +1,68 @@
+"""The online networks in the engine: one frame in, one frame out, the same bits as the network on the whole clip."""
+
+import pytest
+import torch
+from basicsr.archs import build_network
+
+from basicsr_plugins.inference import UpscaleSettings, upscale_frames
+
+NETWORKS = {
+    'RLSP': {'type': 'RLSP', 'num_feat': 8},
+    'RLSP of luma': {'type': 'RLSP', 'num_feat': 8, 'luma_only': True},
+    'RRN': {'type': 'RRN', 'num_feat': 8, 'num_block': 1},
+    'RSDN': {'type': 'RSDN', 'num_feat': 8, 'num_block': 1},
+    'FRVSR': {'type': 'FRVSR', 'num_feat': 8, 'num_block': 1, 'residual': True},
+}
+networks = pytest.mark.parametrize('name', NETWORKS)
+
+
+def small(name):
+    torch.manual_seed(0)
+    return build_network(dict(NETWORKS[name])).eval()
+
+
+def film(t=7, h=9, w=14):
+    torch.manual_seed(1)
+    return torch.rand(t, 3, h, w)
+
+
+def upscale(net, clip, skip=0, **settings):
+    return torch.stack(list(upscale_frames(net, clip, UpscaleSettings(scene_cuts=False, **settings), skip=skip)))
+
+
+@torch.no_grad()
+@networks
+def test_stream_and_exact_equal_the_whole_clip(name):
+    net, clip = small(name), film()
+    expected = net(clip.unsqueeze(0))[0]
+    assert torch.equal(upscale(net, clip, segment=7), expected)
+    assert torch.equal(upscale(net, clip, segment=2), expected)
+    assert torch.equal(upscale(net, clip, mode='stream', segment=1, lookahead=0), expected)
+    for i in range(1, 7):  # whatever the frames before were
+        assert not torch.equal(net(clip[None, i:])[0, 0], expected[i])
+
+
+@torch.no_grad()
+@networks
+@pytest.mark.parametrize('mode', ['exact', 'stream'])
+def test_taken_up_again(name, mode):
+    net, clip = small(name), film()
+    whole = upscale(net, clip, mode=mode, segment=2, lookahead=0)
+    assert torch.equal(upscale(net, clip, skip=3, mode=mode, segment=2, lookahead=0), whole[3:])
+
+
+@torch.no_grad()
+@networks
+def test_reads_no_further_than_it_sees(name):
+    """RLSP waits for one frame, the others for none."""
+    net, clip, read = small(name), film(), []
+
+    def source():
+        for i, frame in enumerate(clip):
+            read.append(i)
+            yield frame
+
+    settings = UpscaleSettings(mode='stream', segment=1, lookahead=0, scene_cuts=False)
+    ahead = 1 if name.startswith('RLSP') else 0
+    for i, _ in enumerate(upscale_frames(net, source(), settings)):
+        assert len(read) == min(i + 1 + ahead, 7)
