@@ -69,7 +69,7 @@ def low_pass(picture: np.ndarray, density: float) -> np.ndarray:
 class Material:
     """What clips are made from: `photos`, see `photograph_files`, perhaps none, and names of `PICTURES`."""
 
-    photos: tuple[tuple[str, float], ...]
+    photos: tuple[tuple[str, float, float], ...]
     kinds: tuple[str, ...]
 
     def picture(self, rng: np.random.Generator, h: int, w: int, size: float) -> tuple[np.ndarray, float]:
@@ -87,7 +87,8 @@ class Material:
         if transposed:
             h, w = w, h
         if not self.kinds or (self.photos and rng.random() < PHOTO_SHARE):
-            path, sharp = self.photos[rng.integers(len(self.photos))]
+            weights = np.array([weight for _, _, weight in self.photos])
+            path, sharp, _ = self.photos[rng.choice(len(weights), p=weights / weights.sum())]
             picture, density = part_of_photograph(rng, path, sharp, h, w, size)
             picture = recoloured(rng, picture)
         else:

@@ -5,7 +5,7 @@ Shape shorthand: t frames, p the LQ patch size (`gt_size / scale`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from basicsr_plugins.errors import InputError, suggest
 from basicsr_plugins.option_file import check_dataset_options
 from basicsr_plugins.option_schema import Key, Schema
 
-TRAINING = 0  # begins the seed of every sample; validation clips have another number there
+TRAINING, FLOW = 0, 3  # begin the seeds of samples; 1 and 2 begin those of `synthetic_clips`
 
 
 def read_material(where: str, photos: bool | str, kinds: list[str] | None, held_out: bool = False) -> Material:
@@ -138,3 +138,46 @@ class SyntheticMotionDataset(Dataset):
 def _as_tensor(frames: np.ndarray) -> torch.Tensor:
     """(t, h, w, 3) uint8 to (t, 3, h, w) float32 in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float().div_(255)
+
+
+def flow_batches(
+    batch_size: int,
+    gt_size: int,
+    seed: int = 0,
+    scale: int = 4,
+    photos: bool | str = True,
+    degradation: str | list[dict] | None = None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Batches of LR frames with known motion, without end, for training a flow network.
+
+    A clip of three frames gives three of its six pairs, neighbours and others, in either order.
+
+    Args:
+        batch_size: b.
+        gt_size: Side of the GT that the LR frames come from; p is `gt_size / scale`.
+        seed: Decides everything; its samples are none of those that a training with `manual_seed` sees.
+        scale: s.
+        photos, degradation: As in `SyntheticMotionDataset`.
+
+    Yields:
+        `frame`, `other`: (b, 3, p, p) RGB in [0, 1]. `flow`: (b, 2, p, p) from `frame` to `other` in LR pixels,
+        channel 0 = x; where `other` does not show a point, its flow is that of its layer all the same.
+
+    Raises:
+        InputError: As `SyntheticMotionDataset`.
+    """
+    material = read_material('flow_batches', photos, None)
+    steps = read_degradation('flow_batches', degradation) if degradation else None
+    pairs, number, size = [], 0, (gt_size, gt_size)
+    orders = [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)]
+    while True:
+        rng = np.random.default_rng([FLOW, seed, number])
+        layers = make_layers(rng, material, 3, size)
+        frames, opacity = render(layers, size)
+        lqs = _as_tensor(shrink_bicubic(frames, scale) if steps is None else degrade_clip(frames, steps, rng, scale))
+        for t, s in (orders[i] for i in rng.permutation(len(orders))[:3]):
+            pairs.append((lqs[t], lqs[s], torch.from_numpy(lr_flow(layers, opacity, t, s, scale))))
+        number += 1
+        while len(pairs) >= batch_size:
+            yield tuple(torch.stack(tensors) for tensors in zip(*pairs[:batch_size]))
+            del pairs[:batch_size]

@@ -32,6 +32,7 @@ class Photograph:
         package: The module that it ships with.
         shrink: Photograph pixels for one GT pixel at which it is sharp.
         author, licence: As the package or the publisher states them.
+        weight: How often it is shown; textures and the sky, of which every part is alike, less often.
         held_out: For validation only.
     """
 
@@ -40,19 +41,20 @@ class Photograph:
     shrink: float
     author: str
     licence: str
+    weight: float = 1.0
     held_out: bool = False
 
 
 PHOTOGRAPHS = (
     Photograph('data/astronaut.png', 'skimage', 1.2, 'NASA', 'public domain'),
-    Photograph('data/brick.png', 'skimage', 1.3, 'CC0 Textures (Bricks25)', 'CC0 1.0'),
+    Photograph('data/brick.png', 'skimage', 1.3, 'CC0 Textures (Bricks25)', 'CC0 1.0', weight=0.5),
     Photograph('data/camera.png', 'skimage', 1.4, 'Lav Varshney', 'CC0 1.0', held_out=True),
     Photograph('data/chelsea.png', 'skimage', 1.0, 'Stefan van der Walt', 'CC0 1.0'),
     Photograph('data/coffee.png', 'skimage', 1.3, 'Rachel Michetti, Pikolo Espresso Bar', 'CC0 1.0', held_out=True),
-    Photograph('data/grass.png', 'skimage', 1.4, 'CC0 Textures (Grass07)', 'CC0 1.0'),
-    Photograph('data/gravel.png', 'skimage', 1.4, 'CC0 Textures (Gravel04)', 'CC0 1.0'),
-    Photograph('data/hubble_deep_field.jpg', 'skimage', 1.4, 'NASA, ESA', 'public domain'),
-    Photograph('data/retina.jpg', 'skimage', 2.5, 'Mikael Häggström', 'CC0 1.0'),
+    Photograph('data/grass.png', 'skimage', 1.4, 'CC0 Textures (Grass07)', 'CC0 1.0', weight=0.5),
+    Photograph('data/gravel.png', 'skimage', 1.4, 'CC0 Textures (Gravel04)', 'CC0 1.0', weight=0.5),
+    Photograph('data/hubble_deep_field.jpg', 'skimage', 1.4, 'NASA, ESA', 'public domain', weight=0.4),
+    Photograph('data/retina.jpg', 'skimage', 2.5, 'Mikael Häggström', 'CC0 1.0', weight=0.4),
     Photograph('data/rocket.jpg', 'skimage', 1.2, 'SpaceX', 'public domain'),
     Photograph('datasets/images/china.jpg', 'sklearn', 1.2, 'danielbuechele', 'CC BY 2.0'),
     Photograph('datasets/images/flower.jpg', 'sklearn', 1.2, 'vultilion', 'CC BY 2.0', held_out=True),
@@ -61,7 +63,7 @@ PHOTOGRAPHS = (
 INSTALL = {'skimage': 'scikit-image', 'sklearn': 'scikit-learn', 'matplotlib': 'matplotlib'}
 
 
-def photograph_files(folder: str | None = None, held_out: bool = False) -> list[tuple[str, float]]:
+def photograph_files(folder: str | None = None, held_out: bool = False) -> list[tuple[str, float, float]]:
     """Which photographs there are.
 
     Args:
@@ -69,13 +71,15 @@ def photograph_files(folder: str | None = None, held_out: bool = False) -> list[
         held_out: Those for validation, not those for training. Of a folder, the names decide, by a checksum.
 
     Returns:
-        Pairs of a path and the number of its pixels for one GT pixel at which it is sharp, in a fixed order.
+        Path, the number of its pixels for one GT pixel at which it is sharp, and weight of each, in a fixed order.
 
     Raises:
         InputError: A package that holds some of them is not installed; the folder has none.
     """
     if folder is None:
-        return [(_path_in_package(photo), photo.shrink) for photo in PHOTOGRAPHS if photo.held_out == held_out]
+        return [
+            (_path_in_package(photo), photo.shrink, photo.weight) for photo in PHOTOGRAPHS if photo.held_out == held_out
+        ]
     if not os.path.isdir(folder):
         raise InputError(f'photos: there is no folder {folder}.')
     root = Path(folder)
@@ -84,7 +88,7 @@ def photograph_files(folder: str | None = None, held_out: bool = False) -> list[
     if not chosen:
         kind = 'validation' if held_out else 'training'
         raise InputError(f'photos: of the {len(names)} images in {folder}, none is for {kind}; add photographs.')
-    return [(str(root / name), 1.2) for name in chosen]
+    return [(str(root / name), 1.2, 1.0) for name in chosen]
 
 
 def _path_in_package(photo: Photograph) -> str:

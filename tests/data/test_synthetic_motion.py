@@ -150,5 +150,5 @@ def test_frames_are_cut_from_files_that_are_for_training_only():
     assert len(training) >= 8
     assert len(validation) >= 3
     assert not set(training) & set(validation)
-    for path, _ in training + validation:
+    for path, *_ in training + validation:
         assert cv2.imread(path) is not None
