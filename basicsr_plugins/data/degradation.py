@@ -69,10 +69,12 @@ def _read_step(where: str, step: Mapping) -> dict:
     where = f'{where} ({kind})'
     check_keys(where, step, ['type'], ['prob', *DEFAULTS[kind]])
     complete = {'prob': 1.0, **DEFAULTS[kind], **step}
-    if not 0 <= complete['prob'] <= 1:
+    if not isinstance(complete['prob'], (int, float)) or not 0 <= complete['prob'] <= 1:
         raise InputError(f'{where}: prob must lie in [0, 1], but is {complete["prob"]}.')
     for key, default in DEFAULTS[kind].items():
         _check_value(f'{where}: {key}', complete[key], default, NAMES.get((kind, key)))
+    if kind == 'blur' and not all(isinstance(side, int) and side % 2 for side in complete['size']):
+        raise InputError(f'{where}: size must be a range of odd whole numbers, but is {complete["size"]}.')
     if kind == 'video' and (complete['crf'] is None) == (complete['bit_rate'] is None):
         raise InputError(f'{where}: give either crf or bit_rate, and set the other to ~.')
     if kind == 'shuffle':

@@ -227,6 +227,8 @@ def test_probabilities_and_random_order():
         ([{'type': 'blur', 'kinds': {'isso': 1}}], "did you mean 'iso'"),
         ([{'type': 'blur', 'kinds': {'iso': 0}}], 'weight above 0'),
         ([{'type': 'noise', 'prob': 2}], r'prob must lie in \[0, 1\]'),
+        ([{'type': 'noise', 'prob': 'often'}], r'prob must lie in \[0, 1\]'),
+        ([{'type': 'blur', 'size': [8, 20]}], 'odd whole numbers'),
         ([{'type': 'shrink', 'filters': ['cubic']}], "did you mean 'bicubic'"),
         ([{'type': 'video', 'codecs': {'libx266': 1}}], "did you mean 'libx26"),
         ([{'type': 'video', 'bit_rate': [1, 2]}], 'either crf or bit_rate'),
