@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
+from basicsr_plugins.data.augmentation import to_device_samples
 from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.networks import save_checkpoint
@@ -170,7 +171,7 @@ class VSRModel(VideoRecurrentModel):
 
     def feed_data(self, data):
         """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
-        super().feed_data(data)
+        super().feed_data(to_device_samples(data, self.device))
         if self.is_train and 'gt' in data:
             self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
 

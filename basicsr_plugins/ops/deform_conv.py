@@ -251,7 +251,7 @@ def _refuse(backend, x, offset, weight):
     if columns >= 2**31:
         raise InputError(
             f'backend {backend!r} cannot do more than {2**31 - 1} columns (channels * taps * output pixels'
-            f"{' * frames' if frames > 1 else ''}), got {columns}: backend 'pytorch' can"
+            f"{' * frames' if frames > 1 else ''}), got {columns}: backend 'pytorch' can."
         )
 
 

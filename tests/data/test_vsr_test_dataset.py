@@ -77,6 +77,7 @@ def test_sizes_within_a_clip(tmp_path, test_options):
     ('change', 'message'),
     [
         ({'cache': True}, "there is no key 'cache'; did you mean 'cache_data'?"),
+        ({'num_frame': 7}, 'num_frame has no meaning here, clips are tested whole; leave it out.'),
         ({'val_partition': 'official'}, 'lacks clip 240 of val_partition'),
         ({'val_partition': 'REDS4'}, 'lacks clip 015 of val_partition'),
         ({'dataroot_lq': 'nowhere'}, 'dataroot_lq: there is no folder nowhere'),

@@ -8,7 +8,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.reds_dataset import REDSRecurrentDataset
 
-from basicsr_plugins.data.sampling import Draw, DrawSampler
+from basicsr_plugins.data.sampling import SeededIndex, SeededSampler
 from basicsr_plugins.data.vsr_train_dataset import VSRTrainDataset
 from basicsr_plugins.errors import InputError
 
@@ -28,7 +28,7 @@ def test_samples_are_runs_of_one_clip_cropped_alike(train_options):
     assert len(dataset) == sum(LENGTHS.values())
     steps, orientations = set(), set()
     for index in range(len(dataset)):
-        sample = dataset[Draw(index, (0, index))]
+        sample = dataset[SeededIndex(index, (0, index))]
         assert sample['lq'].shape == (5, 3, 8, 8)
         assert torch.equal(sample['gt'], sample['lq'].repeat_interleave(4, 2).repeat_interleave(4, 3))
         number, frames = frames_of(sample)
@@ -80,7 +80,7 @@ def test_equals_the_toolbox_dataset_for_the_same_random_state(tmp_path, monkeypa
     theirs = REDSRecurrentDataset({**options, 'io_backend': {'type': 'disk'}})
     assert len(ours) == len(theirs) == 100
     for index in range(0, 70, 3):
-        mine = ours[Draw(index, (7, index))]
+        mine = ours[SeededIndex(index, (7, index))]
         random.seed(repr((7, index)))
         reference = theirs[index]
         assert torch.equal(mine['lq'], reference['lq'])
@@ -131,12 +131,12 @@ def test_global_random_state_is_left_alone(train_options):
     random.seed(5)
     expected = random.random()
     random.seed(5)
-    dataset[Draw(0, (1, 2, 3))]
+    dataset[SeededIndex(0, (1, 2, 3))]
     assert random.random() == expected
 
 
 def test_sampler_length():
-    sampler = DrawSampler(EnlargedSampler(range(10), 1, 0, 3), seed=0, batch_size=4)
+    sampler = SeededSampler(EnlargedSampler(range(10), 1, 0, 3), seed=0, batch_size=4)
     draws = list(sampler)
     assert len(sampler) == len(draws) == 30
     assert len({draw.seed for draw in draws}) == 30
