@@ -15,7 +15,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
 from basicsr_plugins.data.degradation import degrade_clip, read_degradation, shrink_bicubic
-from basicsr_plugins.data.sampling import Draw, DrawSampler
+from basicsr_plugins.data.sampling import SeededIndex, SeededSampler
 from basicsr_plugins.data.synthetic_motion import Material, lr_flow, make_layers, render
 from basicsr_plugins.data.synthetic_photos import photograph_files
 from basicsr_plugins.data.synthetic_pictures import PICTURES
@@ -96,24 +96,24 @@ class SyntheticMotionDataset(Dataset):
             f'{len(self.material.photos)} photographs and {len(self.material.kinds)} kinds of procedural pictures.'
         )
 
-    def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> DrawSampler:
+    def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> SeededSampler:
         """The sampler that gives each sample a seed of its own, around the toolbox's; `build_dataloader` asks."""
-        return DrawSampler(sampler, seed, batch_size, self.opt.get('resume'))
+        return SeededSampler(sampler, seed, batch_size, self.opt.get('resume'))
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, draw: Draw | int) -> dict:
+    def __getitem__(self, item: SeededIndex | int) -> dict:
         """One sample.
 
         Args:
-            draw: The seed of the sample; a bare index is a seed of its own.
+            item: The seed of the sample; a bare index is a seed of its own.
 
         Returns:
             `lq`: (t, 3, p, p); `gt`: (t, 3, scale * p, scale * p); both RGB in [0, 1], of 8 bits. `key`: the seed. With
             `flow`, `flow`: (t - 1, 2, 2, p, p) in LR pixels; [i, 0] goes from frame i to i + 1, [i, 1] from i + 1 to i.
         """
-        seed = draw.seed if isinstance(draw, Draw) else (draw,)
+        seed = item.seed if isinstance(item, SeededIndex) else (item,)
         rng = np.random.default_rng([TRAINING, *seed])
         size = (self.gt_size, self.gt_size)
         layers = make_layers(rng, self.material, self.num_frame, size)

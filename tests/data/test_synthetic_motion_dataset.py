@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from basicsr_plugins.data.bicubic_lr import bicubic_downsample
 from basicsr_plugins.data.degradation import shrink_bicubic
-from basicsr_plugins.data.sampling import Draw
+from basicsr_plugins.data.sampling import SeededIndex
 from basicsr_plugins.data.synthetic_motion import lr_flow, make_layers, render
 from basicsr_plugins.data.synthetic_motion_dataset import SyntheticMotionDataset
 from basicsr_plugins.errors import InputError
@@ -57,14 +57,14 @@ def test_shrink_bicubic_is_the_toolbox_imresize(scale):
 
 def test_a_sample_depends_on_its_seed_alone():
     dataset = make()
-    first = dataset[Draw(0, (1, 2, 3))]
-    dataset[Draw(0, (1, 2, 4))]
-    again = make()[Draw(5, (1, 2, 3))]  # another item of another instance
+    first = dataset[SeededIndex(0, (1, 2, 3))]
+    dataset[SeededIndex(0, (1, 2, 4))]
+    again = make()[SeededIndex(5, (1, 2, 3))]  # another item of another instance
     for key in ('gt', 'lq'):
         assert torch.equal(first[key], again[key])
     assert first['key'] == again['key'] == 'synthetic/1_2_3'
     for other in ((0, 2, 3), (1, 0, 3), (1, 2, 4)):
-        assert not torch.equal(first['gt'], dataset[Draw(0, other)]['gt'])
+        assert not torch.equal(first['gt'], dataset[SeededIndex(0, other)]['gt'])
 
 
 def test_workers_give_the_same_samples():
@@ -77,7 +77,7 @@ def test_workers_give_the_same_samples():
 
 def test_flow_is_that_of_the_layers_in_lr_pixels():
     dataset = make(flow=True, num_frame=3)
-    sample = dataset[Draw(0, (0, 0, 5))]
+    sample = dataset[SeededIndex(0, (0, 0, 5))]
     layers, opacity = scene(3, (0, 0, 5))
     assert sample['flow'].shape == (2, 2, 2, 24, 24)
     for t, s, flow in [(0, 1, sample['flow'][0, 0]), (1, 0, sample['flow'][0, 1]), (2, 1, sample['flow'][1, 1])]:
