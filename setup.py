@@ -67,8 +67,8 @@ setup(
     ],
     extras_require={
         'mmcv': ['mmcv>=2.0'],
-        'demo': ['scikit-image'],
-        'dev': ['pytest', 'pytest-xdist', 'ruff==0.17.*', 'scikit-image', 'playwright'],
+        'demo': ['scikit-image', 'scikit-learn'],
+        'dev': ['pytest', 'pytest-xdist', 'ruff==0.17.*', 'scikit-image', 'scikit-learn', 'playwright'],
     },
     classifiers=[
         'Development Status :: 4 - Beta',

@@ -21,6 +21,7 @@ COMMANDS = {  # name -> what it does; `bicubic-lr` is bicubic_lr.py
     'bicubic-lr': 'make MATLAB-bicubic low-resolution clips from ground truth',
     'regroup-reds': 'add the validation clips of REDS to its training clips',
     'demo-data': 'make a small dataset of known motion',
+    'synthetic-clips': 'write generated clips of known motion: training material without end, or held-out clips',
     'quickstart': 'train a small EFAR on demo clips and compare it with bicubic (in a checkout)',
 }
 
