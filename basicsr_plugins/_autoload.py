@@ -11,6 +11,7 @@ MODULES = (  # each registers its classes when imported
     'archs.bicubic_arch',
     'archs.efar_arch',
     'archs.msffn_arch',
+    'archs.rlsp_arch',
     'data.vsr_train_dataset',
     'data.vsr_test_dataset',
     'metrics.tof',

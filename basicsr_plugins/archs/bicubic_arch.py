@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.registry import ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
+
+from basicsr_plugins.archs.recurrent import RecurrentNetwork
 
 
 @ARCH_REGISTRY.register()
-class Bicubic(nn.Module):
+class Bicubic(RecurrentNetwork):
     """MATLAB's bicubic `imresize` (the toolbox's), frame by frame; no parameters.
 
     Args:
@@ -20,8 +22,7 @@ class Bicubic(nn.Module):
         super().__init__()
         self.scale = scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, t, 3, h, w), RGB in [0, 1] -> (b, t, 3, scale * h, scale * w)."""
-        frames = x.detach().float().cpu().flatten(0, 1)  # the toolbox's function works on the CPU, in float32
-        upscaled = torch.stack([imresize(frame, self.scale) for frame in frames])
-        return upscaled.unflatten(0, x.shape[:2]).to(x)
+    def upsample(self, frame: Tensor) -> Tensor:
+        """(b, 3, h, w), RGB in [0, 1] -> (b, 3, scale * h, scale * w)."""
+        images = frame.detach().float().cpu()  # the toolbox's function works on the CPU, in float32
+        return torch.stack([imresize(image, self.scale) for image in images]).to(frame)

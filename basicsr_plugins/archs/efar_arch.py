@@ -35,12 +35,17 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs.pyramid_flow import PyramidFlow
+from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet
 from basicsr_plugins.errors import InputError
 
 
+FLOW_NETWORKS = {'spynet': build_spynet, 'pyramid': PyramidFlow}
+
+
 @ARCH_REGISTRY.register()
-class EFAR(nn.Module):
+class EFAR(RecurrentNetwork):
     """EFAR, x4.
 
     Args:
@@ -51,13 +56,18 @@ class EFAR(nn.Module):
         deform_groups: Groups of channels that share an offset; divides `num_feat`.
         coupled_propagation: Whether the forward pass sees the backward pass's state of the same frame.
         max_residue_magnitude: Bound of the predicted offsets around the flow, in LR pixels; None for none.
-        spynet_path: SpyNet weights in the format of BasicSR's `SpyNet(load_path)`; without, flow starts untrained.
+        upsample_feat: Channels of the upsampler at twice and four times the size; None: `num_feat`, then 64.
+        flow: `spynet`, or `pyramid` for the much cheaper `PyramidFlow`.
+        spynet_path: Weights of the flow network; without, flow starts untrained. Of SpyNet in the format of BasicSR's
+            `SpyNet(load_path)`, of PyramidFlow under the key `params`.
 
     Raises:
-        InputError: If an argument is out of its range, or `spynet_path` does not hold SpyNet weights.
+        InputError: If an argument is out of its range, or `spynet_path` does not hold the flow network's weights.
     """
 
     scale = 4
+    scales = (4,)
+    estimates_flow = True
 
     def __init__(
         self,
@@ -68,16 +78,20 @@ class EFAR(nn.Module):
         deform_groups: int = 1,
         coupled_propagation: bool = False,
         max_residue_magnitude: float | None = None,
+        upsample_feat: int | None = None,
+        flow: str = 'spynet',
         spynet_path: str | None = None,
     ):
         super().__init__()
+        if flow not in FLOW_NETWORKS:
+            raise InputError(f'EFAR: flow is {flow!r}, but must be one of {", ".join(FLOW_NETWORKS)}.')
         if deform_groups < 1 or num_feat % deform_groups:
             raise InputError(f'EFAR: deform_groups ({deform_groups}) must divide num_feat ({num_feat}).')
         if not dilations or min(dilations) < 1:
             raise InputError(f'EFAR: dilations must be one or more rates from 1 on, but is {list(dilations)}.')
         self.coupled_propagation = coupled_propagation
 
-        self.spynet = build_spynet(spynet_path)
+        self.spynet = FLOW_NETWORKS[flow](spynet_path)  # the toolbox's trainer knows a flow network by this name
         self.extractor = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, 1, 1),
             *(MultiBranchBlock(num_feat, tuple(dilations)) for _ in range(num_extract_block)),
@@ -86,40 +100,31 @@ class EFAR(nn.Module):
         self.forward_propagation = EnhancedPropagation(
             num_feat, num_block, deform_groups, max_residue_magnitude, num_extra=num_feat if coupled_propagation else 0
         )
-        self.upsampler = MultiScaleUpsampler(num_feat)
+        self.upsampler = MultiScaleUpsampler(num_feat, upsample_feat)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Upscale a sequence.
+    def step_inputs(self, step: str) -> tuple[str, ...]:
+        """Without coupling the forward pass does not take the backward pass's states."""
+        names = super().step_inputs(step)
+        if step == 'forward_step' and not self.coupled_propagation:
+            return tuple(name for name in names if name != 'backward_state')
+        return names
 
-        Args:
-            x: (b, t, 3, h, w), RGB in [0, 1]; any t from 1 on, any h and w.
+    def extract(self, frame: Tensor) -> Tensor:
+        return self.extractor(frame)
 
-        Returns:
-            (b, t, 3, 4 * h, 4 * w).
-        """
-        if x.dim() != 5 or x.size(2) != 3:
-            raise InputError(f'EFAR takes frames of shape (b, t, 3, h, w), but got {tuple(x.shape)}.')
-        frames = x.unbind(1)  # t x (b, 3, h, w); frame by frame, so that memory does not grow with the batch of frames
-        last = len(frames) - 1
-        feats = [self.extractor(frame) for frame in frames]
-        to_next = [self.spynet(frames[i], frames[i + 1]) for i in range(last)] + [None]  # flow i -> i + 1
-        to_previous = [None] + [self.spynet(frames[i + 1], frames[i]) for i in range(last)]  # flow i -> i - 1
+    def flow(self, frame: Tensor, other: Tensor) -> Tensor:
+        return self.spynet(frame, other)
 
-        backward_states = [None] * len(frames)
-        state = None
-        for i in range(last, -1, -1):
-            previous = feats[i - 1] if i > 0 else None
-            state = self.backward_propagation(frames[i], feats[i], state, to_next[i], previous, to_previous[i])
-            backward_states[i] = state
+    def backward_step(self, frame, feat, state, previous_feat, flow_to_previous, flow_to_next) -> Tensor:
+        return self.backward_propagation(frame, feat, state, flow_to_next, previous_feat, flow_to_previous)
 
-        outputs = []
-        state = None
-        for i in range(last + 1):
-            following = feats[i + 1] if i < last else None
-            extra = backward_states[i] if self.coupled_propagation else None
-            state = self.forward_propagation(frames[i], feats[i], state, to_previous[i], following, to_next[i], extra)
-            outputs.append(self.upsampler(frames[i], backward_states[i], state))
-        return torch.stack(outputs, dim=1)
+    def forward_step(
+        self, frame, feat, state, next_feat, flow_to_previous, flow_to_next, backward_state=None
+    ) -> Tensor:
+        return self.forward_propagation(frame, feat, state, flow_to_previous, next_feat, flow_to_next, backward_state)
+
+    def upsample(self, frame: Tensor, backward_state: Tensor, state: Tensor) -> Tensor:
+        return self.upsampler(frame, backward_state, state)
 
 
 class EnhancedPropagation(nn.Module):
@@ -144,6 +149,7 @@ class EnhancedPropagation(nn.Module):
         self.align_state = FlowGuidedAlignment(num_feat, deform_groups, max_residue_magnitude)
         self.align_neighbour = FlowGuidedAlignment(num_feat, deform_groups, max_residue_magnitude)
         self.fusion = ConvResidualBlocks(3 + 3 * num_feat + num_extra, num_feat, num_block)
+        self.fusion.main[1] = nn.ReLU(inplace=True)  # as the paper has it; the toolbox's blocks start with LeakyReLU
 
     def forward(
         self,
@@ -178,15 +184,21 @@ class EnhancedPropagation(nn.Module):
 
 
 class MultiScaleUpsampler(nn.Module):
-    """Upsampling that sees the LR frame again at x2 and adds it at x4 (Section 2.4, Figure 4)."""
+    """Upsampling that sees the LR frame again at x2 and adds it at x4 (Section 2.4, Figure 4).
 
-    def __init__(self, num_feat: int):
+    Args:
+        num_feat: Channels of the states.
+        upsample_feat: As in `EFAR`.
+    """
+
+    def __init__(self, num_feat: int, upsample_feat: int | None = None):
         super().__init__()
+        feat_x2, feat_x4 = (upsample_feat or num_feat), (upsample_feat or 64)
         self.fusion = nn.Conv2d(2 * num_feat, num_feat, 1)
-        self.upconv1 = nn.Conv2d(num_feat, 4 * num_feat, 3, 1, 1)
-        self.fusion_x2 = nn.Conv2d(num_feat + 3, num_feat, 1)
-        self.upconv2 = nn.Conv2d(num_feat, 4 * 64, 3, 1, 1)
-        self.conv_last = nn.Conv2d(64, 3, 3, 1, 1)
+        self.upconv1 = nn.Conv2d(num_feat, 4 * feat_x2, 3, 1, 1)
+        self.fusion_x2 = nn.Conv2d(feat_x2 + 3, feat_x2, 1)
+        self.upconv2 = nn.Conv2d(feat_x2, 4 * feat_x4, 3, 1, 1)
+        self.conv_last = nn.Conv2d(feat_x4, 3, 3, 1, 1)
         self.pixel_shuffle = nn.PixelShuffle(2)
         self.lrelu = nn.LeakyReLU(0.1, inplace=True)
 

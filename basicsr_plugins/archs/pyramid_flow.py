@@ -11,27 +11,29 @@ Shape shorthand: b batch, h and w height and width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from basicsr.archs.arch_util import flow_warp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr_plugins.errors import InputError
+from basicsr_plugins.errors import InputError, one_line
 
 
 class PyramidFlow(nn.Module):
     """Optical flow from coarse to fine, each level by the same few convolutions.
 
     Args:
+        load_path: Its weights, under the key `params`; without, it starts untrained.
         num_level: Levels of the pyramid; the coarsest is smaller by 2 ** (num_level - 1).
         widths: Channels between the level's 5x5 convolutions.
 
     Raises:
-        InputError: If an argument is below 1.
+        InputError: If an argument is below 1, or `load_path` does not hold such weights.
     """
 
-    def __init__(self, num_level: int = 5, widths: Sequence[int] = (16, 32, 16)):
+    def __init__(self, load_path: str | None = None, num_level: int = 5, widths: Sequence[int] = (16, 32, 16)):
         super().__init__()
         if num_level < 1 or min(widths, default=0) < 1:
             raise InputError(f'PyramidFlow: num_level ({num_level}) and widths ({list(widths)}) must be 1 or more.')
@@ -41,6 +43,18 @@ class PyramidFlow(nn.Module):
         for num_in, num_out in zip(channels, channels[1:]):
             layers += [nn.Conv2d(num_in, num_out, 5, 1, 2), nn.ReLU(inplace=True)]
         self.level = nn.Sequential(*layers[:-1])
+        if load_path is not None:
+            self._load(load_path)
+
+    def _load(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise InputError(f'spynet_path: there is no file {path}.')
+        try:
+            self.load_state_dict(torch.load(path, map_location='cpu', weights_only=True)['params'])
+        except Exception as error:  # whatever torch's readers raise on another file
+            raise InputError(
+                f'spynet_path: {path} does not hold weights of PyramidFlow ({one_line(error)[:200]}).'
+            ) from error
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         """Estimate the flow from `frame` to `other`.

@@ -1,0 +1,235 @@
+<<<<<<< .merge_file_bHDFnC
+"""Recurrent networks as steps: training, upscaling and export go through the same ones.
+
+A network of this kind derives from `RecurrentNetwork` and defines steps instead of `forward`. Each is a pure function of
+tensors, and what it takes is said by the names of its arguments:
+
+    extract(frame) -> feat                  optional
+    flow(frame, other) -> flow              optional; from `frame` to `other`, in pixels, channel 0 = x; in float32
+    backward_step(...) -> state             optional; the pass from the last frame to the first
+    forward_step(...) -> state              optional; the pass from the first frame to the last
+    upsample(...) -> (b, 3, s * h, s * w)
+
+The last three take, of frame i, any of `frame`, `feat`, `previous_frame`, `next_frame`, `previous_feat`, `next_feat`,
+`flow_to_previous`, `flow_to_next` and
+
+    state            in a pass that of the frame it came from, None where it starts; in `upsample` the forward pass's
+    backward_state   the backward pass's state of the frame itself
+
+What lies beyond the clip's ends, or before the start of a pass, is None. A state is a tensor (b, c, h, w) or a tuple of
+such tensors, with the height and width of the frame, so that it can be cut into tiles.
+
+Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame, s the scale.
+=======
+"""Networks that run step by step.
+
+A network says its recurrence once, as steps; this class runs a clip through them.
+>>>>>>> .merge_file_DjLJ8Y
+"""
+
+from __future__ import annotations
+
+<<<<<<< .merge_file_bHDFnC
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Union
+=======
+import inspect
+>>>>>>> .merge_file_DjLJ8Y
+
+import torch
+from torch import Tensor, nn
+
+<<<<<<< .merge_file_bHDFnC
+from basicsr_plugins.errors import InputError
+
+State = Union[Tensor, 'tuple[Tensor, ...]']
+NEIGHBOURS = {'previous': -1, 'next': 1}
+INPUTS = ('frame', 'feat', 'state', 'backward_state') + tuple(
+    name for side in NEIGHBOURS for name in (f'{side}_frame', f'{side}_feat', f'flow_to_{side}')
+)
+CAME_FROM = {'backward_step': 1, 'forward_step': -1}  # where a pass's previous frame lies
+
+
+class Steps:
+    """What the steps of a network take, read from the names of their arguments."""
+
+    def step_inputs(self, step: str) -> tuple[str, ...]:
+        """The names of what `backward_step`, `forward_step` or `upsample` takes; none where there is no such step.
+
+        Raises:
+            TypeError: If an argument has a name that says nothing.
+        """
+        return _argument_names(getattr(type(self), step)) if self.has_step(step) else ()
+
+    def has_step(self, step: str) -> bool:
+        return hasattr(type(self), step)
+
+    @property
+    def ahead(self) -> int:
+        """How many frames the forward pass sees ahead by itself: 0 or 1."""
+        names = self.step_inputs('forward_step') + self.step_inputs('upsample')
+        return int(any('next' in name for name in names))
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the forward pass takes the backward pass's states."""
+        return 'backward_state' in self.step_inputs('forward_step')
+
+
+@functools.cache
+def _argument_names(step: Callable) -> tuple[str, ...]:
+    names = tuple(inspect.signature(step).parameters)[1:]  # without self
+    for name in names:
+        if name not in INPUTS:
+            raise TypeError(f'{step.__qualname__}: no step can take {name!r}; it takes {", ".join(INPUTS)}.')
+    return names
+
+
+def call(step: Callable[..., State], **inputs: State | None) -> State:
+    """Call a step as it is. What stands in its place may tile, checkpoint, compile or convert by `step.__name__`."""
+    return step(**inputs)
+
+
+class Clip:
+    """The frames of a clip, what the steps make of single frames and pairs (once each), and calls of the steps.
+
+    Args:
+        steps: The network, or what has its steps.
+        frames: (b, 3, h, w) each, read by index; their number, which may grow, is how far the clip is known.
+        run: Calls a step: (step, **inputs) -> its result.
+    """
+
+    def __init__(self, steps: Steps, frames: Sequence[Tensor], run: Callable[..., State] = call):
+        self.frames = frames
+        self._steps = steps
+        self._run = run
+        self._known = {}  # (what, i, ...) -> tensor
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def frame(self, i: int) -> Tensor:
+        """(b, 3, h, w)."""
+        return self._once(('frame', i), lambda: self.frames[i])
+
+    def feat(self, i: int) -> Tensor:
+        """What `extract` makes of frame i."""
+        return self._once(('feat', i), lambda: self._run(self._steps.extract, frame=self.frame(i)))
+
+    def flow(self, i: int, j: int) -> Tensor:
+        """(b, 2, h, w), float32, from frame i to frame j, in pixels, channel 0 = x."""
+
+        def estimate():
+            frame, other = self.frame(i), self.frame(j)
+            kind = 'cpu' if frame.is_meta else frame.device.type  # autocast knows no meta device
+            with torch.autocast(kind, enabled=False):
+                return self._run(self._steps.flow, frame=frame, other=other)
+
+        return self._once(('flow', i, j), estimate)
+
+    def step(
+        self, name: str, i: int, state: State | None = None, backward_state: State | None = None
+    ) -> State | Tensor | None:
+        """The result of `backward_step`, `forward_step` or `upsample` for frame i; None where there is no such step."""
+        if not self._steps.has_step(name):
+            return None
+        states = {'state': state, 'backward_state': backward_state}
+        starts = state is None and name in CAME_FROM
+        beyond = i + CAME_FROM[name] if starts else None  # not of this pass
+        inputs = {
+            what: states[what] if what in states else self._input(what, i, beyond)
+            for what in self._steps.step_inputs(name)
+        }
+        return self._run(getattr(self._steps, name), **inputs)
+
+    def _input(self, what: str, i: int, beyond: int | None) -> Tensor | None:
+        *side, kind = what.split('_')  # ['next'], 'feat'; or ['flow', 'to'], 'next'
+        if not side:
+            return getattr(self, kind)(i)
+        is_flow = side[0] == 'flow'
+        j = i + NEIGHBOURS[kind if is_flow else side[0]]
+        if j == beyond or not 0 <= j < len(self):
+            return None
+        return self.flow(i, j) if is_flow else getattr(self, kind)(j)
+
+    def keep(self, first: int, last: int) -> None:
+        """Forget what belongs to other frames than `first` to `last`."""
+        self._known = {key: value for key, value in self._known.items() if first <= key[1] <= last}
+
+    def _once(self, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+
+class RecurrentNetwork(Steps, nn.Module):
+    """A network that goes through a clip step by step; see the module for what a subclass defines.
+
+    Attributes:
+        colour: `rgb`, or `y` for a network of the luma channel alone.
+    """
+
+    input_type = 'sequence'
+    colour = 'rgb'
+
+    def run_step(self, step: Callable[..., State], **inputs: State | None) -> State:
+        """Call a step in `forward`; override or replace it to checkpoint or compile steps in training."""
+        return call(step, **inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale a clip, frame by frame.
+
+        Args:
+            x: (b, t, 3, h, w), RGB in [0, 1]; (b, t, 1, h, w), luma, for a network of luma.
+
+        Returns:
+            (b, t, 3, s * h, s * w), or of one channel.
+
+        Raises:
+            InputError: If `x` has another shape.
+        """
+        channels = 1 if self.colour == 'y' else 3
+        if x.dim() != 5 or x.size(1) < 1 or x.size(2) != channels:
+            raise InputError(
+                f'{type(self).__name__} takes frames of shape (b, t, {channels}, h, w), but got {tuple(x.shape)}.'
+            )
+        clip = Clip(self, x.unbind(1), self.run_step)
+        backward_states = [None] * len(clip)
+        state = None
+        for i in reversed(range(len(clip))):
+            state = backward_states[i] = clip.step('backward_step', i, state)
+
+        outputs = []
+        state = None
+        for i in range(len(clip)):
+            state = clip.step('forward_step', i, state, backward_states[i])
+            outputs.append(clip.step('upsample', i, state, backward_states[i]))
+            backward_states[i] = None
+            clip.keep(i, len(clip))
+=======
+
+class RecurrentNetwork(nn.Module):
+    """A network whose steps are `forward_step` and `upsample`, and, where it needs flow, `flow`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, t, 3, h, w) -> (b, t, 3, s * h, s * w)."""
+        wanted = inspect.signature(self.forward_step).parameters
+        frames = x.unbind(1)
+        outputs, state = [], None
+        for i, frame in enumerate(frames):
+            values = {
+                'frame': frame,
+                'previous_frame': frames[i - 1] if i else None,
+                'next_frame': frames[i + 1] if i + 1 < len(frames) else None,
+                'state': state,
+            }
+            if 'flow_to_previous' in wanted:
+                values['flow_to_previous'] = self.flow(frame, frames[i - 1]) if i else None
+            state = self.forward_step(**{name: values[name] for name in wanted})
+            outputs.append(self.upsample(frame=frame, state=state))
+        if isinstance(outputs[0], tuple):
+            return tuple(torch.stack(output, dim=1) for output in zip(*outputs))
+>>>>>>> .merge_file_DjLJ8Y
+        return torch.stack(outputs, dim=1)

@@ -1,0 +1,217 @@
+"""What the package may ask about a network, in one place.
+
+A network says it by attributes, of its class or of the instance, which have the names of `NetworkSpec`'s fields; all of
+them may be left out. The toolbox's networks, and classes derived from them, are described in `TOOLBOX` below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from basicsr.archs.arch_util import flow_warp
+from basicsr.archs.basicvsr_arch import BasicVSR, IconVSR
+from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
+from basicsr.archs.duf_arch import DUF
+from basicsr.archs.ecbsr_arch import ECBSR
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.archs.edvr_arch import EDVR
+from basicsr.archs.rcan_arch import RCAN
+from basicsr.archs.ridnet_arch import RIDNet
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.spynet_arch import SpyNet
+from basicsr.archs.srresnet_arch import MSRResNet
+from basicsr.archs.srvgg_arch import SRVGGNetCompact
+from basicsr.archs.swinir_arch import SwinIR
+from basicsr.archs.tof_arch import SPyNetTOF, TOFlow
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from basicsr_plugins.archs.recurrent import Steps
+from basicsr_plugins.errors import InputError
+
+CHOICES = {'input_type': ('sequence', 'window', 'image'), 'lq': ('lr', 'bicubic'), 'colour': ('rgb', 'y')}
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network's description.
+
+    Args:
+        name: Of its class, for messages.
+        input_type: What one forward takes. `sequence`: (b, t, 3, h, w) -> (b, t, 3, s * h, s * w). `window`:
+            (b, n, 3, h, w) -> (b, 3, s * h, s * w), the centre frame. `image`: (b, 3, h, w) -> (b, 3, s * h, s * w).
+        num_frame: n of a window; else 1.
+        scale: s; None where the network does not say.
+        scales: Factors that its class can be built for; empty where it does not say.
+        size_multiple: Height and width of what it takes must divide by it.
+        min_size: The least height and width of what it takes.
+        min_frames: The least t of a sequence.
+        lq: `lr`, or `bicubic` for frames that are bicubically enlarged first.
+        colour: `rgb`, or `y` for luma alone, (.., 1, h, w) -> (.., 1, s * h, s * w).
+        estimates_flow: Whether it estimates optical flow, which needs float32.
+        time_scale: 2 where t frames become 2 * t - 1.
+        steps: How it runs step by step; None where it does not.
+    """
+
+    name: str
+    input_type: str = 'sequence'
+    num_frame: int = 1
+    scale: float | None = None
+    scales: tuple[int, ...] = ()
+    size_multiple: int = 1
+    min_size: int = 1
+    min_frames: int = 1
+    lq: str = 'lr'
+    colour: str = 'rgb'
+    estimates_flow: bool = False
+    time_scale: int = 1
+    steps: Steps | None = None
+
+
+FIELDS = tuple(field.name for field in fields(NetworkSpec) if field.name not in ('name', 'steps'))
+
+
+def spec_of(net: nn.Module) -> NetworkSpec:
+    """Describe a network (not wrapped by DistributedDataParallel).
+
+    Raises:
+        InputError: If it says something that is none of the choices.
+    """
+    name = type(net).__name__
+    described = _describe_toolbox(net)
+    steps = described.pop('steps', net if isinstance(net, Steps) else None)
+    described.setdefault('estimates_flow', _has_flow(net, steps))
+    said = {field: getattr(net, field) for field in FIELDS if hasattr(net, field)}
+    if not isinstance(said.get('scale', 1), (int, float)):  # of attention, a parameter: a word of its own
+        del said['scale']
+    spec = NetworkSpec(name, steps=steps, **{**described, **said})
+    for key, choices in CHOICES.items():
+        if getattr(spec, key) not in choices:
+            raise InputError(f'{name}: {key} is {getattr(spec, key)!r}, but must be one of {", ".join(choices)}.')
+    return spec
+
+
+def fit_scale(net: nn.Module, scale: float) -> None:
+    """Fit a network to a run's upscaling factor, once, when it is built.
+
+    A network that takes enlarged frames works at any factor and is told which; another must have the same.
+
+    Raises:
+        InputError: If the network upscales by another factor.
+    """
+    spec = spec_of(net)
+    if spec.lq == 'bicubic':
+        net.scale = scale
+    elif spec.scale not in (None, scale):
+        raise InputError(f'scale is {scale}, but {spec.name} upscales by {spec.scale}.')
+
+
+def _has_flow(net: nn.Module, steps: Steps | None) -> bool:
+    return (steps is not None and steps.has_step('flow')) or any(
+        isinstance(module, (SpyNet, SPyNetTOF)) for module in net.modules()
+    )
+
+
+# ---------------------------------------------------------------------------- the toolbox's networks
+
+
+def _describe_toolbox(net: nn.Module) -> dict:
+    for kind, describe in TOOLBOX.items():
+        if isinstance(net, kind):
+            return describe(net)
+    if any(kind.__module__.split('.')[0] == 'basicsr' for kind in type(net).__mro__):
+        return {'input_type': 'image'}
+    return {}
+
+
+def _basicvsr(net: BasicVSR) -> dict:
+    described = {'scale': 4}
+    if type(net).forward is BasicVSR.forward:
+        described['steps'] = BasicVSRSteps(net)
+    return described
+
+
+def _basicvsrpp(net: BasicVSRPlusPlus) -> dict:
+    """Where it takes HR frames, it works on a quarter of their size."""
+    factor = 1 if net.is_low_res_input else 4
+    return {'scale': 4 // factor, 'min_size': 64 * factor, 'size_multiple': factor}
+
+
+def _edvr(net: EDVR) -> dict:
+    """EDVR keeps its window length in its fusion layer only, and its pyramid needs sides that divide by 4."""
+    fusion = net.fusion.feat_fusion if net.with_tsa else net.fusion
+    num_frame = fusion.in_channels // net.upconv1.in_channels
+    if num_frame % 2 == 0 or net.center_frame_idx != num_frame // 2:
+        raise InputError(
+            f'EDVR: frame {net.center_frame_idx} of {num_frame} is not the centre of the window; '
+            'num_frame must be odd and center_frame_idx its middle.'
+        )
+    factor = 4 if net.hr_in else 1
+    return {'input_type': 'window', 'num_frame': num_frame, 'scale': 4 // factor, 'size_multiple': 4 * factor}
+
+
+def _toflow(net: TOFlow) -> dict:
+    return {'input_type': 'window', 'num_frame': 7, 'scale': 4, 'lq': 'bicubic', 'size_multiple': 16}
+
+
+def _swinir(net: SwinIR) -> dict:
+    windows = [module.window_size for module in net.modules() if isinstance(getattr(module, 'window_size', None), int)]
+    return {'input_type': 'image', 'scale': net.upscale if net.upsampler else 1, 'size_multiple': max(windows)}
+
+
+def _shuffled(net: nn.Module) -> dict:
+    factors = [module.upscale_factor for module in net.modules() if isinstance(module, nn.PixelShuffle)]
+    return {'input_type': 'image', 'scale': math.prod(factors)}
+
+
+TOOLBOX: dict[type, Callable[[nn.Module], dict]] = {
+    BasicVSR: _basicvsr,
+    # it mirrors the windows of its EDVR at the ends
+    IconVSR: lambda net: {'scale': 4, 'min_frames': 2 * net.temporal_padding + 1},
+    BasicVSRPlusPlus: _basicvsrpp,
+    EDVR: _edvr,
+    TOFlow: _toflow,
+    DUF: lambda net: {'input_type': 'window', 'num_frame': 7, 'scale': net.scale},
+    SwinIR: _swinir,
+    EDSR: _shuffled,
+    RCAN: _shuffled,
+    MSRResNet: lambda net: {'input_type': 'image', 'scale': net.upscale},
+    RRDBNet: lambda net: {'input_type': 'image', 'scale': net.scale, 'size_multiple': {1: 4, 2: 2}.get(net.scale, 1)},
+    SRVGGNetCompact: lambda net: {'input_type': 'image', 'scale': net.upscale},
+    ECBSR: lambda net: {'input_type': 'image', 'scale': net.scale},
+    RIDNet: lambda net: {'input_type': 'image', 'scale': 1},
+}
+
+
+class BasicVSRSteps(Steps):
+    """The steps of the toolbox's `BasicVSR` (Chan et al., CVPR 2021); see `archs.recurrent`."""
+
+    def __init__(self, net: BasicVSR):
+        self.net = net
+
+    def flow(self, frame: Tensor, other: Tensor) -> Tensor:
+        return self.net.spynet(frame, other)
+
+    def backward_step(self, frame, state, flow_to_next) -> Tensor:
+        return self._propagate(self.net.backward_trunk, frame, state, flow_to_next)
+
+    def forward_step(self, frame, state, flow_to_previous) -> Tensor:
+        return self._propagate(self.net.forward_trunk, frame, state, flow_to_previous)
+
+    def _propagate(self, trunk: nn.Module, frame: Tensor, state: Tensor | None, flow: Tensor | None) -> Tensor:
+        if state is None:
+            aligned = frame.new_zeros(frame.size(0), self.net.num_feat, *frame.shape[-2:])
+        else:  # in float32: half precision has no whole pixels beyond 2048, and no fine ones long before
+            aligned = flow_warp(state.float(), flow.permute(0, 2, 3, 1)).to(state.dtype)
+        return trunk(torch.cat((frame, aligned), dim=1))
+
+    def upsample(self, frame: Tensor, backward_state: Tensor, state: Tensor) -> Tensor:
+        net = self.net
+        feat = net.lrelu(net.fusion(torch.cat((backward_state, state), dim=1)))
+        for upconv in (net.upconv1, net.upconv2):
+            feat = net.lrelu(net.pixel_shuffle(upconv(feat)))  # (b, c, 2h, 2w), (b, 64, 4h, 4w)
+        residue = net.conv_last(net.lrelu(net.conv_hr(feat)))
+        return residue + F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)
