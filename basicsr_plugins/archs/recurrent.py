@@ -1,4 +1,3 @@
-<<<<<<< .merge_file_bHDFnC
 """Recurrent networks as steps: training, upscaling and export go through the same ones.
 
 A network of this kind derives from `RecurrentNetwork` and defines steps instead of `forward`. Each is a pure function of
@@ -20,28 +19,18 @@ What lies beyond the clip's ends, or before the start of a pass, is None. A stat
 such tensors, with the height and width of the frame, so that it can be cut into tiles.
 
 Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame, s the scale.
-=======
-"""Networks that run step by step.
-
-A network says its recurrence once, as steps; this class runs a clip through them.
->>>>>>> .merge_file_DjLJ8Y
 """
 
 from __future__ import annotations
 
-<<<<<<< .merge_file_bHDFnC
 import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Union
-=======
-import inspect
->>>>>>> .merge_file_DjLJ8Y
 
 import torch
 from torch import Tensor, nn
 
-<<<<<<< .merge_file_bHDFnC
 from basicsr_plugins.errors import InputError
 
 State = Union[Tensor, 'tuple[Tensor, ...]']
@@ -208,28 +197,4 @@ class RecurrentNetwork(Steps, nn.Module):
             outputs.append(clip.step('upsample', i, state, backward_states[i]))
             backward_states[i] = None
             clip.keep(i, len(clip))
-=======
-
-class RecurrentNetwork(nn.Module):
-    """A network whose steps are `forward_step` and `upsample`, and, where it needs flow, `flow`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, t, 3, h, w) -> (b, t, 3, s * h, s * w)."""
-        wanted = inspect.signature(self.forward_step).parameters
-        frames = x.unbind(1)
-        outputs, state = [], None
-        for i, frame in enumerate(frames):
-            values = {
-                'frame': frame,
-                'previous_frame': frames[i - 1] if i else None,
-                'next_frame': frames[i + 1] if i + 1 < len(frames) else None,
-                'state': state,
-            }
-            if 'flow_to_previous' in wanted:
-                values['flow_to_previous'] = self.flow(frame, frames[i - 1]) if i else None
-            state = self.forward_step(**{name: values[name] for name in wanted})
-            outputs.append(self.upsample(frame=frame, state=state))
-        if isinstance(outputs[0], tuple):
-            return tuple(torch.stack(output, dim=1) for output in zip(*outputs))
->>>>>>> .merge_file_DjLJ8Y
         return torch.stack(outputs, dim=1)
