@@ -154,7 +154,7 @@ def evaluate_clip(
     lines = []
     previous = None
     frames = LimitedFrames(clip.lq, protocol.num_frame(clip))
-    for i, output in enumerate(restore_frames(net, frames, protocol.padding, scale=protocol.scale)):
+    for i, output in enumerate(restore_frames(net, frames, protocol.padding)):
         if i == len(frames):
             raise InputError(f'the output has more than the {len(frames)} frames of the clip.')
         true = clip.gt[i]

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from basicsr_plugins.data.demo_data import HELD_OUT, SCALE, load_motion, motion_flow
 from basicsr_plugins.data.preparation import read_image
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.models.vsr_model import save_atomically
+from basicsr_plugins.models.networks import save_checkpoint
 
 MAX_STEP = 3  # frames between the two of a pair
 PATCH, PATCH_BATCH, PATCH_LR = 24, 16, 4e-4
@@ -85,7 +85,7 @@ def train_spynet(data: Path, path: Path, iterations: int = 2000, seed: int = 0) 
         net = trained([load_clip(data, name) for name in names if name not in HELD_OUT], iterations, seed)
         weights = {f'basic_module.{key}': value for key, value in net.basic_module.state_dict().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomically({'params': weights}, path)
+        save_checkpoint({'params': weights}, path)
     return end_point_error(SpyNet(str(path)), [load_clip(data, name) for name in names if name in HELD_OUT])
 
 

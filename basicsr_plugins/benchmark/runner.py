@@ -43,6 +43,7 @@ from basicsr_plugins.benchmark.published import read_published
 from basicsr_plugins.benchmark.report import write_csv, write_report, write_text
 from basicsr_plugins.data.meta_info import write_file
 from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.models.network_spec import fit_scale
 from basicsr_plugins.models.entries import NetworkEntry, bicubic
 
 KILLED = 'its process was killed, most likely for lack of memory'
@@ -324,6 +325,7 @@ def reason(error: Exception) -> str:
 
 def _evaluate(benchmark: Benchmark, entry: NetworkEntry, clip: BenchmarkClip, show_progress: bool) -> None:
     net = entry.build().to(benchmark.device)
+    fit_scale(net, benchmark.protocol.scale)
     view = choose_view(clip, benchmark.protocol)
     prefix = benchmark.picture_prefix(clip.name, benchmark.key(entry))
     total = benchmark.protocol.num_frame(clip)
@@ -336,6 +338,7 @@ def _profile(benchmark: Benchmark, entry: NetworkEntry, timed: bool) -> None:
     """Measure cost; parameters and multiply-adds are known even where a network cannot run, for lack of memory say."""
     settings = benchmark.profile
     net = entry.build()
+    fit_scale(net, benchmark.protocol.scale)
     part = {'params': count_parameters(net)}
     try:
         part['macs'] = count_macs(net, settings.size)

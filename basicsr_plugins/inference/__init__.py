@@ -3,6 +3,7 @@
 # Imported before the first module of this folder starts: the hook imports them all at the end of BasicSR's import.
 import basicsr  # noqa: F401
 
-from basicsr_plugins.inference.engine import UpscaleSettings, upscale_frames
+from basicsr_plugins.inference.engine import upscale_frames
+from basicsr_plugins.inference.settings import UpscaleSettings
 
 __all__ = ['UpscaleSettings', 'upscale_frames']

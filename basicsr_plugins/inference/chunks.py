@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from basicsr_plugins.models.restoration import run_sequence
+from basicsr_plugins.models.restoration import device_of, run_sequence
 
 
 def restore_chunks(
@@ -19,7 +19,7 @@ def restore_chunks(
     Args:
         net: (1, t, 3, h, w) -> (1, t, 3, s * h, s * w); call this in eval mode, without gradients.
         frames: LR frames (3, h, w), read by index.
-        length: Frames that are put out of a chunk.
+        length: Frames that come out of a chunk.
         overlap: Frames that a chunk has more on each side, as far as the clip goes; their results are discarded.
         blend: Whether they are faded linearly into the neighbouring chunk's instead, over at most half a chunk.
         skip: How many of the first frames are not yielded.
@@ -38,15 +38,14 @@ def restore_chunks(
         results = _restore_chunk(net, frames, (start - overlap, end + overlap), (begin, end + fade))
         for i, result in enumerate(left_over):
             results[i] = torch.lerp(result, results[i], (i + 0.5) / (2 * fade))
-        put_out = len(results) if end >= number else end - fade - begin
-        left_over = results[put_out:]
-        yield from itertools.islice(results, max(skip - begin, 0), put_out)
+        finished = len(results) if end >= number else end - fade - begin
+        left_over = results[finished:]
+        yield from itertools.islice(results, max(skip - begin, 0), finished)
 
 
 def _restore_chunk(net: nn.Module, frames, seen: tuple[int, int], wanted: tuple[int, int]) -> list[Tensor]:
     """Results for the frames `wanted` of a chunk that shows the frames `seen`, both (first, after the last)."""
     first, end = max(seen[0], 0), min(seen[1], len(frames))
-    device = next((tensor.device for tensor in itertools.chain(net.parameters(), net.buffers())), None)
-    clip = torch.stack([frames[i] for i in range(first, end)]).unsqueeze(0).to(device)
+    clip = torch.stack([frames[i] for i in range(first, end)]).unsqueeze(0).to(device_of(net))
     output = run_sequence(net, clip)[0, wanted[0] - first : min(wanted[1], end) - first]
     return [frame.clone() for frame in output]  # so that the rest of the chunk is set free

@@ -5,110 +5,48 @@
     for hr in upscale_frames(net, lr_frames, UpscaleSettings(segment=20)):
         ...
 
-A bidirectional recurrent network of which the single steps are known (EFAR, BasicVSR; see `propagation`) runs in one of
-two modes:
+A network that has steps (`archs.recurrent`; the toolbox's BasicVSR too) runs in one of two modes:
 
 - `exact`: what one pass over the whole scene gives, bit for bit on a CPU in float32. The scene is read to its end, its
   frames kept on disk; then the backward pass runs over it, and its states at the borders of segments are kept on disk
   as well. Then segment after segment goes forward, its backward states computed again from the border's. That is twice
   the backward steps (once, where the scene has no more than one segment). On disk are the LR frames and, for every
   segment, one state: 4 * c * h * w bytes in float32, with c channels.
-- `stream`: one pass. Frames are put out in blocks of `segment`, when `lookahead` frames after the block have been read;
+- `stream`: one pass. Frames are yielded in blocks of `segment`, when `lookahead` frames after the block have been read;
   the backward pass starts anew at the last of these, the forward state is carried on exactly. The latency is
   `lookahead` + `segment` frames (EFAR's forward step sees one frame ahead by itself, so it waits for one at least), the
   cost (`lookahead` + `segment`) / `segment` backward steps a frame; `segment=1` waits the least and costs the most.
+  docs/upscaling.md shows what it loses, by scripts/benchmark_lookahead.py.
 
-What `stream` loses: a small EFAR (32 channels, 4 blocks, 1000 iterations on the demo clips) on a crop of Vid4 city (34
-frames of 96 x 112) with `segment=1`, against `exact`, which reaches 23.052 dB. PSNR to `exact` over the frames that
-differ; differences in grey levels of 255.
+A network without a backward pass is the same in both: it keeps nothing on disk and waits for no more than it sees.
 
-    lookahead                       0       5      10      20
-    PSNR to exact, dB            38.5    58.2    73.2   102.7
-    largest difference           36.5    13.6     2.3    0.05
-    PSNR to ground truth, dB   22.883  23.052  23.052  23.052
-
-Border states in float16 changed no value by more than 0.006 levels there. Tiles of 72 pixels, with an overlap of 8 to
-32, changed none of the first 8 frames of Vid4 calendar by more than 0.0011 levels, with the same network.
-
-Other networks of sequences run in either mode over chunks of `segment` frames with `lookahead` more on each side; these
-are discarded, or faded into the neighbouring chunk where `blend` is set. Networks of windows and of single images are
-run as in validation (`models.restoration`).
+Networks of sequences without steps run in either mode over chunks of `segment` frames with `lookahead` more on each
+side; these are discarded, or faded into the neighbouring chunk where `blend` is set. Networks of windows and of single
+images run as in validation (`models.restoration`).
 
 Shape shorthand: h and w height and width of the LR frame, s the scale.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import numbers
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.buffers import DiskFrames, FramesFrom
 from basicsr_plugins.inference.chunks import restore_chunks
-from basicsr_plugins.inference.propagation import Clip, Propagation, has_steps, steps_of
+from basicsr_plugins.inference.propagation import restore_exactly, restore_stream
 from basicsr_plugins.inference.scenes import SceneDetector
-from basicsr_plugins.inference.spool import FrameBuffer, FramesFrom, FrameSpool, StateSpool
-from basicsr_plugins.inference.tiles import TiledRunner, restore_tiled, run_whole
-from basicsr_plugins.models.restoration import input_type, restore_frames, window_length
-
-MODES = ('exact', 'stream')
-STATE_DTYPES = (torch.float32, torch.float16)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class UpscaleSettings:
-    """How a film is upscaled.
-
-    Args:
-        mode: `exact` or `stream`, see the module.
-        segment: Frames whose backward states are in memory at a time; in `stream` the frames of a block; of other
-            networks the frames of a chunk.
-        lookahead: Frames seen ahead in `stream`; of other networks what a chunk has more on each side.
-        spool: Folder for LR frames and border states; None: the system's for temporary files.
-        state_dtype: Of border states: float32, or float16 for half the space, no longer bit for bit.
-        dtype: Of the computation: float32, bfloat16 or float16 (by `torch.autocast`; flow stays in float32).
-        tile: Side of tiles, in LR pixels; None: the frame in one piece.
-        tile_overlap: What is worked on around a tile, in LR pixels.
-        scene_cuts: Whether cuts are looked for, and each scene upscaled by itself.
-        scale: Upscaling factor, for TOFlow alone, which takes frames that are upsampled already.
-        blend: Whether chunks are faded into each other, over at most half a chunk.
-
-    Raises:
-        InputError: If a value is out of its range.
-    """
-
-    mode: str = 'exact'
-    segment: int = 10
-    lookahead: int = 10
-    spool: Path | None = None
-    state_dtype: torch.dtype = torch.float32
-    dtype: torch.dtype = torch.float32
-    tile: int | None = None
-    tile_overlap: int = 32
-    scene_cuts: bool = True
-    scale: int = 4
-    blend: bool = False
-
-    def __post_init__(self):
-        for name, choices in (('mode', MODES), ('state_dtype', STATE_DTYPES), ('dtype', DTYPES)):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f'{name} is {getattr(self, name)!r}, but must be one of {", ".join(map(str, choices))}.'
-                )
-        for name, least in (('segment', 1), ('lookahead', 0), ('tile', 8), ('tile_overlap', 0), ('scale', 1)):
-            value = getattr(self, name)
-            if name == 'tile' and value is None:
-                continue
-            if not isinstance(value, numbers.Integral) or value < least:
-                raise InputError(f'{name} is {value!r}, but must be a whole number from {least} on.')
+from basicsr_plugins.inference.settings import Progress, UpscaleSettings, precision
+from basicsr_plugins.inference.tiles import restore_tiled
+from basicsr_plugins.models.network_spec import NetworkSpec, spec_of
+from basicsr_plugins.models.restoration import device_of, restore_frames
 
 
 def upscale_frames(
@@ -135,39 +73,73 @@ def upscale_frames(
         InputError: If a frame has another shape, the network cannot be run in the asked dtype, or the folder for
             temporary files is full.
     """
+    pairs = upscale_pairs(net, frames, settings, skip, progress)
+
+    def upscaled():
+        with contextlib.closing(pairs):
+            for _, hr in pairs:
+                yield hr
+
+    return upscaled()
+
+
+def upscale_pairs(
+    net: nn.Module,
+    frames: Iterable[Tensor],
+    settings: UpscaleSettings | None = None,
+    skip: int = 0,
+    progress: Callable[[str, int], None] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `upscale_frames`, each HR frame with its LR frame, (3, h, w), as it was given but for its dtype."""
     settings = UpscaleSettings() if settings is None else settings
+    spec = spec_of(net)
     if skip < 0:
         raise InputError(f'skip is {skip}, but must be a whole number from 0 on.')
-    if settings.dtype != torch.float32 and not has_steps(net) and _has_flow(net):
+    if settings.dtype != torch.float32 and spec.steps is None and spec.estimates_flow:
         raise InputError(
-            f'dtype is {settings.dtype}, but {type(net).__name__} estimates optical flow, which needs torch.float32.'
+            f'dtype is {settings.dtype}, but {spec.name} estimates optical flow, which needs torch.float32.'
         )
-    return _upscale(net, frames, settings, skip, _Progress(progress))
+    if spec.time_scale != 1:
+        raise InputError(f'{spec.name} makes frames between those it is given, which upscaling cannot place.')
+    return _upscale(net, spec, frames, settings, skip, Progress(progress))
 
 
-def _has_flow(net: nn.Module) -> bool:
-    return any('spynet' in type(module).__name__.lower() for module in net.modules())
+def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
+    """Sentences about what a user should know of how a network is run."""
+    spec = spec_of(net)
+    if spec.input_type != 'sequence' or spec.steps is not None:
+        return []
+    lost = ', so mode exact is not what one pass over the film gives' if settings.mode == 'exact' else ''
+    return [
+        f'{spec.name} has no steps and runs over chunks of {settings.segment} frames, with {settings.lookahead} more '
+        f'on each side{lost}.'
+    ]
 
 
 @torch.no_grad()
-def _upscale(net, frames, settings, skip, progress):
-    device = next((tensor.device for tensor in itertools.chain(net.parameters(), net.buffers())), None)
-    restore = partial(_choose(net, settings), net, device=device, settings=settings, progress=progress)
+def _upscale(net, spec, frames, settings, skip, progress):
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        return
+    settings = replace(settings, tile=settings.tile_side(first.shape[-2:]))
+    frames = itertools.chain([first], frames)
+    del first  # one film's frame less in memory
     with _in_eval_mode(net):
         for scene in _scenes(frames, settings.scene_cuts, progress):
             missing = max(skip - progress.count['upscale'], 0)
-            for frame in restore(scene, skip=missing):
-                yield frame.float()
+            for lq, hr in _choose(net, spec, settings)(scene, device_of(net), settings, missing, progress):
+                yield lq, hr.float()
 
 
-def _choose(net: nn.Module, settings: UpscaleSettings) -> Callable[..., Iterator[Tensor]]:
-    """The way to restore a scene: (net, scene, device=, settings=, skip=, progress=) -> HR frames."""
-    if has_steps(net):
-        return _restore_exactly if settings.mode == 'exact' else _restore_stream
-    return _restore_otherwise
+def _choose(net: nn.Module, spec: NetworkSpec, settings: UpscaleSettings) -> Callable[..., Iterator]:
+    """The way to restore a scene: (scene, device, settings, skip, progress) -> LR and HR frames."""
+    if spec.steps is None:
+        return partial(_restore_otherwise, net, spec)
+    return partial(restore_exactly if settings.mode == 'exact' else restore_stream, spec)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _in_eval_mode(net: nn.Module):
     training = net.training
     net.eval()
@@ -177,26 +149,7 @@ def _in_eval_mode(net: nn.Module):
         net.train(training)
 
 
-def _precision(device: torch.device | None, dtype: torch.dtype):
-    """A context in which networks on `device` compute in `dtype`."""
-    kind = 'cpu' if device is None else device.type
-    return nullcontext() if dtype == torch.float32 else torch.autocast(kind, dtype)
-
-
-class _Progress:
-    """Counts frames, and tells the count."""
-
-    def __init__(self, tell: Callable[[str, int], None] | None):
-        self.count = {'read': 0, 'backward': 0, 'upscale': 0}
-        self._tell = tell
-
-    def add(self, stage: str, number: int = 1) -> None:
-        self.count[stage] += number
-        if self._tell is not None:
-            self._tell(stage, self.count[stage])
-
-
-def _scenes(frames: Iterable[Tensor], scene_cuts: bool, progress: _Progress) -> Iterator[Iterator[Tensor]]:
+def _scenes(frames: Iterable[Tensor], scene_cuts: bool, progress: Progress) -> Iterator[Iterator[Tensor]]:
     """The film's scenes, each an iterator of its frames, to be gone through in order."""
     detector = SceneDetector()
     scene = 0
@@ -225,122 +178,43 @@ def _checked(frames: Iterable[Tensor]) -> Iterator[Tensor]:
         yield frame
 
 
-# ---------------------------------------------------------------------------- networks that run step by step
+# ---------------------------------------------------------------------------- networks without steps
 
 
-def _steps(net: nn.Module, device: torch.device | None, settings: UpscaleSettings):
-    run_tiles = TiledRunner(settings.tile, settings.tile_overlap) if settings.tile else run_whole
-
-    def run(function, *tensors, flows=()):
-        with _precision(device, settings.dtype):
-            return run_tiles(function, *tensors, flows=flows)
-
-    return steps_of(net, run)
-
-
-def _put_out(upscaled: Iterator[Tensor | None], progress: _Progress) -> Iterator[Tensor]:
-    """Count the HR frames, and hand those on that are wanted."""
-    for frame in upscaled:
-        progress.add('upscale')
-        if frame is not None:
-            yield frame[0]
-
-
-def _restore_exactly(net, scene, device, settings, skip, progress):
-    with FrameSpool(settings.spool) as frames, StateSpool(settings.spool, settings.state_dtype) as borders:
-        for frame in scene:
-            frames.append(frame)
-        if len(frames) <= skip:
-            progress.add('upscale', len(frames))
-            return
-        steps = _steps(net, device, settings)
-        clip = Clip(steps, frames, device)
-        propagation = Propagation(clip, steps, skip, partial(progress.add, 'backward'))
-        segments = _segments(len(frames), settings.segment)
-
-        first = next(start for start, end in segments if propagation.wants_backward(end))
-        for i, state in propagation.run_backward(first + settings.segment, len(frames), None):
-            if i % settings.segment == 0:
-                borders.save(i // settings.segment, state)
-            clip.keep(i - 1, i)
-        for start, end in segments:
-            needs_border = end < len(frames) and start >= first
-            state = borders.load(end // settings.segment) if needs_border else None
-            yield from _put_out(propagation.upscale(start, end, state), progress)
-
-
-def _segments(number: int, length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + length, number)) for start in range(0, number, length)]
-
-
-def _restore_stream(net, scene, device, settings, skip, progress):
-    with FrameSpool(settings.spool) as spool:
-        # no state is computed before it is sure that the scene outlasts what is skipped
-        frames = spool if skip else FrameBuffer()
-        _read(scene, frames, skip + 1)
-        if len(frames) <= skip:
-            progress.add('upscale', len(frames))
-            return
-        steps = _steps(net, device, settings)
-        clip = Clip(steps, frames, device)
-        propagation = Propagation(clip, steps, skip, partial(progress.add, 'backward'))
-        start = 0
-        while True:
-            end = start + settings.segment
-            _read(scene, frames, end + max(settings.lookahead, steps.ahead))
-            if start >= len(frames):
-                return
-            end = min(end, len(frames))
-            seen = min(end + settings.lookahead, len(frames)) if propagation.wants_backward(end) else end
-            state = propagation.last_backward_state(end, seen)
-            yield from _put_out(propagation.upscale(start, end, state), progress)
-            start = end
-
-
-def _read(scene: Iterator[Tensor], frames: FrameSpool | FrameBuffer, number: int) -> None:
-    """Read on until there are `number` frames, or the scene ends."""
-    for frame in itertools.islice(scene, max(number - len(frames), 0)):
-        frames.append(frame)
-
-
-# ---------------------------------------------------------------------------- all other networks
-
-
-def _restore_otherwise(net, scene, device, settings, skip, progress):
-    if input_type(net) == 'image':  # one at a time: nothing to keep
+def _restore_otherwise(net, spec, scene, device, settings, skip, progress):
+    if spec.input_type == 'image':  # one at a time: nothing to keep
         for i, frame in enumerate(scene):
-            restored = list(_restore_spooled(net, [frame], device, settings, 0)) if i >= skip else []
+            pairs = list(_restore_kept(net, spec, [frame], device, settings, 0)) if i >= skip else []
             progress.add('upscale')
-            yield from restored
+            yield from pairs
         return
-    with FrameSpool(settings.spool) as frames:
+    with DiskFrames(settings.temp_dir) as frames:
         for frame in scene:
             frames.append(frame)
         progress.add('upscale', min(skip, len(frames)))
         if len(frames) > skip:
-            for frame in _restore_spooled(net, frames, device, settings, skip):
+            for pair in _restore_kept(net, spec, frames, device, settings, skip):
                 progress.add('upscale')
-                yield frame
+                yield pair
 
 
-def _restore_spooled(net, frames, device, settings, skip) -> Iterator[Tensor]:
+def _restore_kept(net, spec, frames, device, settings, skip) -> Iterator[tuple[Tensor, Tensor]]:
     """The frames of a scene from `skip` on."""
-    restored = partial(_restore, net, settings, skip)
+    restored = partial(_restore, net, spec, settings, skip)
     if settings.tile:
         restored = partial(restore_tiled, restored, tile=settings.tile, overlap=settings.tile_overlap)
     restored = restored(frames)
-    while True:
-        with _precision(device, settings.dtype):
+    for i in itertools.count(skip):
+        with precision(device, settings.dtype):
             frame = next(restored, None)
         if frame is None:
             return
-        yield frame
+        yield frames[i], frame
 
 
-def _restore(net, settings, skip, frames):
-    if input_type(net) == 'sequence':
+def _restore(net, spec, settings, skip, frames):
+    if spec.input_type == 'sequence':
         return restore_chunks(net, frames, settings.segment, settings.lookahead, settings.blend, skip)
     # frames before `skip` that its window shows, or mirrors at the end of the scene, come out wrong and are discarded
-    start = max(skip - window_length(net), 0) if skip else 0
-    restored = restore_frames(net, FramesFrom(frames, start), scale=settings.scale)
-    return itertools.islice(restored, skip - start, None)
+    start = max(skip - spec.num_frame, 0) if skip else 0
+    return itertools.islice(restore_frames(net, FramesFrom(frames, start)), skip - start, None)

@@ -1,6 +1,6 @@
 """Work on a large frame tile by tile, for less working memory.
 
-A tile is put out as it is, and worked on with a border of `overlap` pixels of the frame around it, which is cut off
+A tile comes out as it is, and is worked on with a border of `overlap` pixels of the frame around it, which is cut off
 afterwards. States of a recurrent network stay whole between its steps, so that a tile's border always comes from its
 neighbours' own result: the difference to a frame in one piece is what one single step sees beyond the border, and does
 not grow with the length of the film.
@@ -14,16 +14,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from basicsr_plugins.archs.recurrent import State
+
 
 class Tile(NamedTuple):
-    """Rows and columns, in LR pixels: `inner` is put out, `outer` is worked on."""
+    """Rows and columns, in LR pixels: `inner` comes out, `outer` is worked on."""
 
     inner: tuple[slice, slice]
     outer: tuple[slice, slice]
 
-    def crop(self, tensor: Tensor | None) -> Tensor | None:
-        """(..., h, w) -> the outer part of it."""
-        return None if tensor is None else tensor[(..., *self.outer)]
+    def crop(self, value: State | None) -> State | None:
+        """(..., h, w), or several of these -> the outer part of it."""
+        if isinstance(value, tuple):
+            return tuple(self.crop(tensor) for tensor in value)
+        return None if value is None else value[(..., *self.outer)]
 
     def paste(self, result: Tensor, whole: Tensor, scale: int) -> None:
         """Put the inner part of the tile's result, (..., scale * outer h, scale * outer w), into the whole."""
@@ -54,7 +58,7 @@ def _split(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]]:
 
 
 class TiledRunner:
-    """Calls a function of frames, features, states and flows tile by tile; its result may be larger by a whole factor.
+    """Calls a step of a recurrent network tile by tile; its result may be larger by a whole factor.
 
     Args:
         tile: Side of the tiles, in LR pixels.
@@ -65,28 +69,31 @@ class TiledRunner:
         self.tile = tile
         self.overlap = overlap
 
-    def __call__(self, function: Callable[..., Tensor], *tensors: Tensor | None, flows: tuple = ()) -> Tensor:
-        """As `function(*tensors, *flows)`, all (1, c, h, w) or None; result (1, c', s * h, s * w).
+    def __call__(self, step: Callable[..., State], **inputs: State | None) -> State:
+        """As `step(**inputs)`: (b, c, h, w), tuples of these or None -> (b, c', s * h, s * w), or a tuple of these.
 
         The border around a tile grows by the largest of the flows, in pixels: so far beyond the tile they reach.
         """
-        h, w = tensors[0].shape[-2:]
-        reach = max((math.ceil(float(flow.abs().max())) for flow in flows if flow is not None), default=0)
-        tensors = (*tensors, *flows)
-        whole = None
+        flows = [value for name, value in inputs.items() if name.startswith('flow_') and value is not None]
+        reach = max((math.ceil(float(flow.abs().max())) for flow in flows), default=0)
+        h, w = _size(inputs)
+        wholes = None
         for tile in split_into_tiles((h, w), self.tile, self.overlap + reach):
-            cropped = [tile.crop(tensor) for tensor in tensors]
-            result = function(*cropped)
-            scale = result.size(-1) // cropped[0].size(-1)
-            if whole is None:
-                whole = result.new_empty(*result.shape[:-2], scale * h, scale * w)
-            tile.paste(result, whole, scale)
-        return whole
+            cropped = {name: tile.crop(value) for name, value in inputs.items()}
+            result = step(**cropped)
+            parts = result if isinstance(result, tuple) else (result,)
+            scale = parts[0].size(-1) // _size(cropped)[1]
+            if wholes is None:
+                wholes = tuple(part.new_empty(*part.shape[:-2], scale * h, scale * w) for part in parts)
+            for part, whole in zip(parts, wholes):
+                tile.paste(part, whole, scale)
+        return wholes if isinstance(result, tuple) else wholes[0]
 
 
-def run_whole(function: Callable[..., Tensor], *tensors: Tensor | None, flows: tuple = ()) -> Tensor:
-    """As `TiledRunner`, with the frame in one piece."""
-    return function(*tensors, *flows)
+def _size(inputs: dict[str, State | None]) -> tuple[int, int]:
+    """Height and width of a step's inputs, which is one."""
+    value = next(value for value in inputs.values() if value is not None)
+    return (value[0] if isinstance(value, tuple) else value).shape[-2:]
 
 
 class CroppedFrames:

@@ -94,19 +94,13 @@ def spec_of(net: nn.Module) -> NetworkSpec:
     return spec
 
 
-def fit_scale(net: nn.Module, scale: float) -> None:
-    """Fit a network to a run's upscaling factor, once, when it is built.
+def fit_scale(net: nn.Module, scale: float | None) -> None:
+    """Tell a network that takes enlarged frames a run's upscaling factor, once, when it is built.
 
-    A network that takes enlarged frames works at any factor and is told which; another must have the same.
-
-    Raises:
-        InputError: If the network upscales by another factor.
+    Such a network works at any factor; the others have their own.
     """
-    spec = spec_of(net)
-    if spec.lq == 'bicubic':
+    if scale is not None and spec_of(net).lq == 'bicubic':
         net.scale = scale
-    elif spec.scale not in (None, scale):
-        raise InputError(f'scale is {scale}, but {spec.name} upscales by {spec.scale}.')
 
 
 def _has_flow(net: nn.Module, steps: Steps | None) -> bool:

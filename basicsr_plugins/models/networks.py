@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from basicsr_plugins.errors import InputError, check_keys, one_line
+from basicsr_plugins.files import write_atomically
 
 PARAM_KEYS = ('params_ema', 'params')
 
@@ -36,6 +38,18 @@ def check_network_options(where: str, options: Mapping) -> None:
     names = [parameter.name for parameter in parameters if parameter.name != 'self']
     required = [p.name for p in parameters if p.name != 'self' and p.default is p.empty]
     check_keys(f'{where}: {kind}', options, ['type', *required], names)
+
+
+def save_checkpoint(content: dict, path: str | os.PathLike) -> None:
+    """`torch.save` a file that is whole or as it was before.
+
+    Raises:
+        OSError: If it cannot be written; the message names it.
+    """
+    try:
+        write_atomically(path, functools.partial(torch.save, content))
+    except Exception as error:  # of the disk, or torch's own
+        raise OSError(f'cannot save {path} ({one_line(error)}); the run stops here.') from error
 
 
 def load_weights(net: nn.Module, path: str | os.PathLike, param_key: str | None = None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,9 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError, check_keys, one_line
-from basicsr_plugins.models.networks import check_network_options
-from basicsr_plugins.models.restoration import input_type, prepare_windows, restore_frames
+from basicsr_plugins.models.networks import check_network_options, save_checkpoint
+from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.restoration import prepare_sample, restore_frames
 
 TRAIN_KEYS = (
     'ema_decay',
@@ -56,20 +56,22 @@ PATH_KEYS = (
     'log',
     'visualization',
 )
-VAL_KEYS = ['val_freq', 'save_img', 'metrics', 'pbar', 'suffix', 'flip_seq', 'center_frame_only']
+VAL_KEYS = ['val_freq', 'save_img', 'metrics', 'pbar', 'suffix', 'flip_seq', 'center_frame_only', 'inner_frames']
+BORDER_FRAMES = 2  # at each end, that do not count with `inner_frames`
 
 
 @MODEL_REGISTRY.register()
 class VSRModel(VideoRecurrentModel):
     """Trains, validates and tests networks of any kind: of sequences, of windows, of single images.
 
-    See `restoration.input_type` for the kinds. A network of windows trains on samples of its window length, and its
+    See `network_spec.NetworkSpec` for the kinds. A network of windows trains on samples of its window length, and its
     output is compared with the GT of the centre frame; a network of single images trains on every frame of a sample.
 
     Args:
         opt: All options. Beside the toolbox's: `train: fix_flow` (iterations during which the flow network, and
             IconVSR's EDVR, stay as they are), `train: flow_lr_mul` (factor on their learning rate), `val: save_img`
-            (also in training), `val: flip_seq`, `val: center_frame_only`.
+            (also in training), `val: flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the first
+            and the last two frames of a clip).
 
     Raises:
         InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
@@ -84,9 +86,13 @@ class VSRModel(VideoRecurrentModel):
             check_keys('val', opt['val'], ['val_freq', 'save_img'] if opt['is_train'] else ['save_img'], VAL_KEYS)
         check_keys('path', opt['path'], [], PATH_KEYS)
         super().__init__(opt)
+        for name in ('net_g', 'net_g_ema'):
+            if hasattr(self, name):
+                fit_scale(self.get_bare_model(getattr(self, name)), opt.get('scale'))
         net = self.get_bare_model(self.net_g)
-        if getattr(net, 'scale', opt.get('scale')) != opt.get('scale'):
-            raise InputError(f'scale is {opt.get("scale")}, but {type(net).__name__} upscales by {net.scale}.')
+        spec = spec_of(net)
+        if spec.scale not in (None, opt.get('scale')):
+            raise InputError(f'scale is {opt.get("scale")}, but {spec.name} upscales by {spec.scale}.')
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
 
@@ -118,7 +124,7 @@ class VSRModel(VideoRecurrentModel):
             key: OrderedDict((name, value.cpu()) for name, value in self.get_bare_model(one).state_dict().items())
             for key, one in zip(keys, nets)
         }
-        save_atomically(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
+        save_checkpoint(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
 
     @master_only
     def save_training_state(self, epoch, current_iter):
@@ -131,7 +137,7 @@ class VSRModel(VideoRecurrentModel):
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
         }
-        save_atomically(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
+        save_checkpoint(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
 
     def resume_training(self, resume_state):
         """As the toolbox's; the best metrics so far are known again too, from `metrics.csv`."""
@@ -154,25 +160,7 @@ class VSRModel(VideoRecurrentModel):
         """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
         super().feed_data(data)
         if self.is_train and 'gt' in data:
-            self._fit_sample_to_network()
-
-    def _fit_sample_to_network(self) -> None:
-        net = self.get_bare_model(self.net_g)
-        kind = input_type(net)
-        if kind == 'sequence' and self.gt.dim() != 5:
-            raise InputError(
-                f'{type(net).__name__} restores every frame, but the samples have GT of the centre frame only; '
-                'Vimeo90KDataset is for sliding-window networks, Vimeo90KRecurrentDataset for recurrent ones.'
-            )
-        if kind == 'window':
-            self.lq = prepare_windows(net, self.lq, self.opt['scale'])
-            if self.gt.dim() == 5:
-                self.gt = self.gt[:, self.gt.size(1) // 2]
-        elif kind == 'image':
-            if self.gt.dim() == 4:  # of the centre frame only
-                self.lq = self.lq[:, self.lq.size(1) // 2]
-            else:
-                self.lq, self.gt = self.lq.flatten(0, 1), self.gt.flatten(0, 1)
+            self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
 
     def optimize_parameters(self, current_iter):
         """One iteration, with the flow network frozen while `current_iter < fix_flow`."""
@@ -212,10 +200,10 @@ class VSRModel(VideoRecurrentModel):
         # the bare network: DDP's forward talks to the other processes, and those may have fewer clips
         net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
         net.eval()
-        yield from restore_frames(
-            net, frames, padding, self.opt['val'].get('flip_seq', False), self.opt.get('scale', 1)
-        )
-        self.net_g.train(self.is_train)
+        try:
+            yield from restore_frames(net, frames, padding, self.opt['val'].get('flip_seq', False))
+        finally:
+            self.net_g.train(self.is_train)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         """The same as over several processes, which this is with one."""
@@ -258,6 +246,14 @@ class VSRModel(VideoRecurrentModel):
         names = clip.get('frames') or [f'{i:08d}' for i in range(len(lqs))]
         metrics = self.opt['val'].get('metrics') or {}
         center_only = self.opt['val'].get('center_frame_only', False)
+        counted = range(len(lqs))
+        if self.opt['val'].get('inner_frames', False):
+            counted = counted[BORDER_FRAMES:-BORDER_FRAMES]
+            if not counted:
+                raise InputError(
+                    f'val: inner_frames: none of the {len(lqs)} frames of {clip["folder"]} is left without the first '
+                    'and the last two.'
+                )
         values = []  # for each frame its metrics
         previous = None
         for i, output in enumerate(self.restore(lqs, dataset_opt.get('padding') or 'reflection_circle')):
@@ -266,7 +262,7 @@ class VSRModel(VideoRecurrentModel):
             image = tensor2img(output)  # (s * h, s * w, 3), BGR, uint8
             if save_img:
                 imwrite(image, str(self._image_path(dataset_opt['name'], clip['folder'], names[i], current_iter)))
-            if gts is not None and metrics:
+            if gts is not None and metrics and i in counted:
                 pair = image, tensor2img(gts[i])
                 values.append([frame_metric(pair, previous, metric_opt) for metric_opt in metrics.values()])
                 previous = pair
@@ -327,23 +323,3 @@ def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> fl
             return math.nan
         image, gt = np.stack([previous[0], image]), np.stack([previous[1], gt])
     return float(calculate_metric({'img': image, 'img2': gt}, metric_opt))
-
-
-def save_atomically(data: object, path: Path) -> None:
-    """`torch.save` to a temporary name, then rename: `path` is the old file or the whole new one.
-
-    Raises:
-        OSError: If the file cannot be written; the message names it, and what was there before is as it was.
-    """
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception):
-            raise OSError(f'cannot save {path} ({one_line(error)}); the run stops here.') from error
-        raise

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.models.restoration import PADDING_MODES, input_type, prepare_windows, restore_frames
+from basicsr_plugins.models.network_spec import spec_of
+from basicsr_plugins.models.restoration import PADDING_MODES, prepare_sample, restore_frames
 
 NETWORKS = {
     'EDVR': {'num_feat': 8, 'num_frame': 5, 'deformable_groups': 2, 'num_extract_block': 1, 'num_reconstruct_block': 1},
@@ -188,26 +189,30 @@ def test_windows_of_attention():
     torch.testing.assert_close(output, net(padded)[0, :, :52, :72])
 
 
+def kind(net):
+    return spec_of(net).input_type
+
+
 def test_kinds():
-    kinds = {name: input_type(build_network({'type': name})) for name in ('BasicVSR', 'IconVSR', 'EFAR', 'Bicubic')}
+    kinds = {name: kind(build_network({'type': name})) for name in ('BasicVSR', 'IconVSR', 'EFAR', 'Bicubic')}
     assert set(kinds.values()) == {'sequence'}
-    assert {input_type(build(name)) for name in ('EDVR', 'MSFFN', 'DUF', 'TOFlow')} == {'window'}
-    assert {input_type(build(name)) for name in IMAGE_NETWORKS} == {'image'}
+    assert {kind(build(name)) for name in ('EDVR', 'MSFFN', 'DUF', 'TOFlow')} == {'window'}
+    assert {kind(build(name)) for name in IMAGE_NETWORKS} == {'image'}
 
     class Own(nn.Module):
         input_type = 'image'
 
-    assert input_type(Own()) == 'image'
-    assert input_type(nn.Identity()) == 'sequence'
+    assert kind(Own()) == 'image'
+    assert kind(nn.Identity()) == 'sequence'
 
 
 def test_windows_in_training():
-    windows = torch.rand(2, 7, 3, 16, 16)
-    assert torch.equal(prepare_windows(build('DUF'), windows, 4), windows)
-    upsampled = prepare_windows(build('TOFlow'), windows, 4)
+    windows, gt = torch.rand(2, 7, 3, 16, 16), torch.rand(2, 3, 64, 64)
+    assert torch.equal(prepare_sample(build('DUF'), windows, gt)[0], windows)
+    upsampled, _ = prepare_sample(build('TOFlow'), windows, gt)
     torch.testing.assert_close(upsampled[1, 3], imresize(windows[1, 3], 4))
     with pytest.raises(InputError, match='MSFFN takes windows of 5 frames, but the samples have 7; set num_frame'):
-        prepare_windows(build('MSFFN'), windows, 4)
+        prepare_sample(build('MSFFN'), windows, gt)
 
 
 def test_wrong_wishes():

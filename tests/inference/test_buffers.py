@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference.spool import FrameBuffer, FrameSpool, StateSpool
+from basicsr_plugins.inference.buffers import MemoryFrames, DiskFrames, DiskStates
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from basicsr_plugins.inference.spool import FrameBuffer, FrameSpool, StateSpool
     ],
 )
 def test_frames_come_back_exactly(frame, bytes_per_value):
-    with FrameSpool() as frames:
+    with DiskFrames() as frames:
         for _ in range(3):
             frames.append(frame)
         assert frames._offsets.tolist() == [i * frame.numel() * bytes_per_value for i in range(4)]
@@ -28,7 +28,7 @@ def test_frames_come_back_exactly(frame, bytes_per_value):
 
 def test_frames_of_several_precisions():
     originals = [torch.zeros(3, 2, 2), torch.rand(3, 2, 2), torch.ones(3, 2, 2), torch.full((3, 2, 2), 77 / 65535)]
-    with FrameSpool() as frames:
+    with DiskFrames() as frames:
         for frame in originals:
             frames.append(frame)
         assert len(frames) == 4
@@ -37,7 +37,7 @@ def test_frames_of_several_precisions():
 
 def test_nothing_is_left_in_the_folder(tmp_path):
     folder = tmp_path / 'new'
-    with FrameSpool(folder) as frames, StateSpool(folder) as states:
+    with DiskFrames(folder) as frames, DiskStates(folder) as states:
         frames.append(torch.rand(3, 2, 2))
         states.save(0, torch.rand(1, 2, 2, 2))
     assert list(folder.iterdir()) == []
@@ -46,7 +46,7 @@ def test_nothing_is_left_in_the_folder(tmp_path):
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 0), (torch.float16, 1e-3)])
 def test_states(dtype, tolerance):
     originals = torch.randn(4, 1, 2, 3, 5).clamp(-1, 1)
-    with StateSpool(dtype=dtype) as states:
+    with DiskStates(dtype=dtype) as states:
         for place in (3, 2, 0, 1):
             states.save(place, originals[place])
         for place in range(4):
@@ -56,17 +56,28 @@ def test_states(dtype, tolerance):
 
 def test_states_of_bfloat16_come_back_exactly():
     original = torch.randn(1, 2, 3, 4).bfloat16()
-    with StateSpool() as states:
+    with DiskStates() as states:
         states.save(0, original)
         assert states.load(0).dtype == torch.bfloat16
         assert torch.equal(states.load(0), original)
 
 
-def test_buffer_forgets():
-    frames = FrameBuffer()
+def test_states_of_several_tensors():
+    with DiskStates() as states:
+        originals = [(torch.randn(1, 2, 3, 4), torch.randn(1, 5, 3, 4).bfloat16()) for _ in range(3)]
+        for place, state in enumerate(originals):
+            states.save(place, state)
+        for place in (1, 0, 2):
+            for loaded, original in zip(states.load(place), originals[place]):
+                assert loaded.dtype == original.dtype
+                assert torch.equal(loaded, original)
+
+
+def test_memory_forgets():
+    frames = MemoryFrames()
     for i in range(5):
         frames.append(torch.full((3, 1, 1), float(i)))
-    frames.keep(3, 9)
+    frames.forget(3)
     assert len(frames) == 5
     assert frames[3][0, 0, 0] == 3
     with pytest.raises(KeyError):
@@ -76,11 +87,11 @@ def test_buffer_forgets():
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match=r'cannot write temporary files to .*file'):
-        FrameSpool(tmp_path / 'file')
+        DiskFrames(tmp_path / 'file')
 
 
 def test_full_disk(monkeypatch, tmp_path):
-    with FrameSpool(tmp_path) as frames:
+    with DiskFrames(tmp_path) as frames:
 
         def write(data):
             raise OSError(28, 'No space left on device')

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basicsr_plugins.archs.recurrent import State
 from basicsr_plugins.errors import InputError
 
 LEVELS = ((255, np.dtype(np.uint8)), (65535, np.dtype(np.uint16)))  # frames of k / 255 and of k / 65535
 RAW = np.dtype(np.float32)
 
 
-class FrameSpool:
+class DiskFrames:
     """LR frames on disk, read by index; use it as a context, which removes the file at its end.
 
     Args:
@@ -36,7 +37,7 @@ class FrameSpool:
         self._offsets = array('Q', [0])  # in bytes; of each frame, and of the next
         self._shape = None
 
-    def __enter__(self) -> FrameSpool:
+    def __enter__(self) -> DiskFrames:
         return self
 
     def __exit__(self, *exception) -> None:
@@ -63,7 +64,7 @@ class FrameSpool:
                 return torch.from_numpy(_from_integers(np.frombuffer(data, dtype).reshape(self._shape), peak))
         return torch.from_numpy(np.frombuffer(data, RAW).reshape(self._shape).copy())
 
-    def keep(self, first: int, last: int) -> None:
+    def forget(self, first: int) -> None:
         """Nothing: what lies on disk stays."""
 
 
@@ -81,8 +82,8 @@ def _from_integers(integers: np.ndarray, peak: int) -> np.ndarray:
     return integers.astype(RAW) / RAW.type(peak)
 
 
-class FrameBuffer:
-    """LR frames in memory, of which only the last are kept; read by index as `FrameSpool`."""
+class MemoryFrames:
+    """LR frames in memory, of which only the last are kept; read by index as `DiskFrames`."""
 
     def __init__(self):
         self._frames = {}
@@ -99,7 +100,7 @@ class FrameBuffer:
     def __getitem__(self, i: int) -> Tensor:
         return self._frames[i]
 
-    def keep(self, first: int, last: int) -> None:
+    def forget(self, first: int) -> None:
         """Forget the frames before `first`."""
         self._frames = {i: frame for i, frame in self._frames.items() if i >= first}
 
@@ -118,36 +119,45 @@ class FramesFrom:
         return self.frames[self.start + i]
 
 
-class StateSpool:
-    """States of a network on disk, all of one shape, in numbered places; a context, as `FrameSpool`.
+class DiskStates:
+    """States of a network on disk, all of one shape, in numbered places; a context, as `DiskFrames`.
 
     Args:
-        folder: As of `FrameSpool`.
+        folder: As of `DiskFrames`.
         dtype: How they are kept: float32, or float16 for half the space.
     """
 
     def __init__(self, folder: Path | None = None, dtype: torch.dtype = torch.float32):
         self._file = _Scratch(folder)
         self._dtype = dtype
-        self._like = None  # an empty tensor of the states' dtype and device
-        self._shape = None
+        self._like = self._shapes = ()  # of each tensor of a state: an empty one of its dtype and device; its shape
+        self._is_tuple = False
 
-    def __enter__(self) -> StateSpool:
+    def __enter__(self) -> DiskStates:
         return self
 
     def __exit__(self, *exception) -> None:
         self._file.close()
 
-    def save(self, place: int, state: Tensor) -> None:
-        data = state.detach().to(self._dtype).cpu().contiguous().numpy().tobytes()
-        self._like, self._shape = state.new_empty(0), state.shape
+    def save(self, place: int, state: State) -> None:
+        tensors = _as_tuple(state)
+        data = b''.join(tensor.detach().to(self._dtype).cpu().contiguous().numpy().tobytes() for tensor in tensors)
+        self._like = tuple(tensor.new_empty(0) for tensor in tensors)
+        self._shapes = tuple(tensor.shape for tensor in tensors)
+        self._is_tuple = isinstance(state, tuple)
         self._file.write(place * len(data), data)
 
-    def load(self, place: int) -> Tensor:
+    def load(self, place: int) -> State:
         """The state, of the dtype and on the device that it was saved from."""
-        size = self._shape.numel() * torch.empty(0, dtype=self._dtype).element_size()
-        data = self._file.read(place * size, size)
-        return torch.frombuffer(data, dtype=self._dtype).view(self._shape).to(self._like)
+        lengths = [shape.numel() for shape in self._shapes]
+        size = sum(lengths) * torch.empty(0, dtype=self._dtype).element_size()
+        values = torch.frombuffer(self._file.read(place * size, size), dtype=self._dtype).split(lengths)
+        state = tuple(part.view(shape).to(like) for part, shape, like in zip(values, self._shapes, self._like))
+        return state if self._is_tuple else state[0]
+
+
+def _as_tuple(state: State) -> tuple[Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
 
 
 class _Scratch:
@@ -188,5 +198,5 @@ class _Scratch:
         except OSError as error:
             raise InputError(
                 f'cannot write temporary files to {self._folder} ({error.strerror}); '
-                'give a folder with more space as spool.'
+                'give a folder with more space as temp_dir.'
             ) from error
