@@ -12,6 +12,7 @@ MODULES = (  # each registers its classes when imported
     'archs.efar_arch',
     'archs.msffn_arch',
     'archs.rlsp_arch',
+    'data.synthetic_motion_dataset',
     'data.vsr_train_dataset',
     'data.vsr_test_dataset',
     'metrics.tof',
