@@ -45,7 +45,6 @@ from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet
 from basicsr_plugins.errors import InputError
 
-
 FLOW_NETWORKS = {'spynet': build_spynet, 'pyramid': PyramidFlow}
 
 

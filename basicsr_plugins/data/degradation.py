@@ -16,12 +16,15 @@ Shapes: t frames, (h, w) GT size, s the scale.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
+from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, check_convention
 from basicsr_plugins.data.degradation_presets import DEFAULTS, PRESETS
 from basicsr_plugins.data.degradation_steps import FILTERS, KERNELS, apply_steps
 from basicsr_plugins.data.degradation_video import DECODERS, SPEEDS
@@ -103,6 +106,38 @@ def _check_value(where: str, value, default, names) -> None:
         and not (isinstance(value, Sequence) and len(value) == 2 and value[0] <= value[1])
     ):
         raise InputError(f'{where} must be a range [low, high], but is {value!r}.')
+
+
+def lq_maker(where: str, option: str | Sequence[Mapping], scale: int) -> Callable[..., Tensor]:
+    """What makes LQ patches of GT patches in training: a convention of `bd_lr`, a preset, or a list of steps.
+
+    Args:
+        where, option: As in `read_degradation`; `option` may also be a name of `bd_lr.CONVENTIONS`.
+        scale: s.
+
+    Returns:
+        (gt, rng) -> lq, (t, 3, h, w) -> (t, 3, h / s, w / s), RGB in [0, 1].
+
+    Raises:
+        InputError: As `read_degradation`, or if a convention is not defined for the scale.
+    """
+    known = (*CONVENTIONS, *PRESETS)
+    if isinstance(option, str) and option not in known:
+        raise InputError(f'{where}: there is no degradation {option!r}; {suggest(option, known)}')
+    if isinstance(option, str) and option in CONVENTIONS:
+        check_convention(option, scale)
+        return partial(_make_blurred, name=option, scale=scale)
+    return partial(_make_degraded, steps=read_degradation(where, option), scale=scale)
+
+
+def _make_blurred(gt: Tensor, rng: np.random.Generator, name: str, scale: int) -> Tensor:
+    return bd_downsample(gt, name, scale)
+
+
+def _make_degraded(gt: Tensor, rng: np.random.Generator, steps: Sequence[Mapping], scale: int) -> Tensor:
+    frames = (gt * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    lq = degrade_clip(np.ascontiguousarray(frames), steps, rng, scale)
+    return torch.from_numpy(np.ascontiguousarray(lq)).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 def degrade_clip(frames: np.ndarray, steps: Sequence[Mapping], rng: np.random.Generator, scale: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
-from basicsr_plugins.data.degradation import degrade_clip, read_degradation, shrink_bicubic
+from basicsr_plugins.data.degradation import degrade_clip, lq_maker, read_degradation, shrink_bicubic
 from basicsr_plugins.data.sampling import SeededIndex, SeededSampler
 from basicsr_plugins.data.synthetic_motion import Material, lr_flow, make_layers, render
 from basicsr_plugins.data.synthetic_photos import photograph_files
@@ -63,7 +63,7 @@ class SyntheticMotionDataset(Dataset):
             photos (bool | str, optional): Show photographs of installed packages, or those of a folder. Default: true.
             kinds (list[str], optional): Which procedural pictures to show, of `synthetic_pictures.PICTURES`. Default:
                 all.
-            degradation (str | list[dict], optional): How LR is made, see `degradation`. Default: MATLAB's bicubic.
+            degradation (str | list[dict], optional): How LR is made, see `data.degradation`. Default: MATLAB's bicubic.
             flow (bool, optional): Give the motion, too. Default: false.
             scale (int): Added by the toolbox.
 
@@ -90,7 +90,8 @@ class SyntheticMotionDataset(Dataset):
         if self.gt_size < self.scale or self.gt_size % self.scale:
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
         self.material = read_material(where, opt.get('photos', True), opt.get('kinds'))
-        self.degradation = read_degradation(where, opt['degradation']) if opt.get('degradation') else None
+        degradation = opt.get('degradation')
+        self.make_lq = None if degradation is None else lq_maker(where, degradation, self.scale)
         get_root_logger().info(
             f'{opt["name"]}: generated clips, {self.length} an epoch, of {self.num_frame} frames, from '
             f'{len(self.material.photos)} photographs and {len(self.material.kinds)} kinds of procedural pictures.'
@@ -118,13 +119,10 @@ class SyntheticMotionDataset(Dataset):
         size = (self.gt_size, self.gt_size)
         layers = make_layers(rng, self.material, self.num_frame, size)
         frames, opacity = render(layers, size)
-        if self.degradation is None:
-            lqs = shrink_bicubic(frames, self.scale)
-        else:
-            lqs = degrade_clip(frames, self.degradation, rng, self.scale)
+        gt = _as_tensor(frames)
         sample = {
-            'lq': _as_tensor(lqs),
-            'gt': _as_tensor(frames),
+            'lq': _as_tensor(shrink_bicubic(frames, self.scale)) if self.make_lq is None else self.make_lq(gt, rng),
+            'gt': gt,
             'key': 'synthetic/' + '_'.join(map(str, seed)),
         }
         if self.flow:

@@ -307,3 +307,15 @@ def test_loader_without_its_keys(train_options, key):
     del options[key]
     with pytest.raises(InputError, match=f"datasets: clips: the key '{key}' is missing"):
         build_dataloader(dataset, options, num_gpu=0, sampler=EnlargedSampler(dataset, 1, 0), seed=0)
+
+
+def test_presets_of_degradation_in_training(train_options):
+    """LR patches of a film: another one than bicubic, of 8 bits, the same for the same seed, and not for another."""
+    options = {key: value for key, value in train_options.items() if key != 'dataroot_lq'}
+    dataset = VSRTrainDataset({**options, 'degradation': 'film'})
+    first, again, other = (dataset[SeededIndex(0, seed)]['lq'] for seed in ((0, 0, 1), (0, 0, 1), (0, 0, 2)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(first, (first * 255).round() / 255)
+    with pytest.raises(InputError, match="no degradation 'fil'; did you mean 'film'"):
+        VSRTrainDataset({**options, 'degradation': 'fil'})
