@@ -84,11 +84,22 @@ def parse_options() -> None:
                     f'num_gpu: {opt["num_gpu"]} is asked for, but PyTorch sees no CUDA device; say 0 (or auto).'
                 )
             _rebind_entry_script()
+            if is_train:
+                _multiply_batch(opt)
             return opt, args
 
         return parse
 
     wrap(options, 'parse_options', make)
+
+
+def _multiply_batch(opt: dict) -> None:
+    """Let a model that computes a batch in parts, `train: accumulate`, get that many times as many samples."""
+    from basicsr_plugins.option_file import MODEL_REGISTRY, registered  # may itself be what imports BasicSR
+
+    declared = getattr(registered(MODEL_REGISTRY)[opt['model_type']], 'option_keys', {})
+    if 'accumulate' in declared.get('train', {}):
+        opt['datasets']['train']['batch_size_per_gpu'] *= opt['train'].get('accumulate', 1)
 
 
 def output_root(root_path: str | os.PathLike) -> Path:

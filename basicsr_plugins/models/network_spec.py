@@ -198,8 +198,8 @@ class BasicVSRSteps(Steps):
     def _propagate(self, trunk: nn.Module, frame: Tensor, state: Tensor | None, flow: Tensor | None) -> Tensor:
         if state is None:
             aligned = frame.new_zeros(frame.size(0), self.net.num_feat, *frame.shape[-2:])
-        else:  # in float32: half precision has no whole pixels beyond 2048, and no fine ones long before
-            aligned = flow_warp(state.float(), flow.permute(0, 2, 3, 1)).to(state.dtype)
+        else:
+            aligned = flow_warp(state, flow.permute(0, 2, 3, 1))
         return trunk(torch.cat((frame, aligned), dim=1))
 
     def upsample(self, frame: Tensor, backward_state: Tensor, state: Tensor) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.errors import InputError, RunError, one_line
 from basicsr_plugins.files import write_atomically
 from basicsr_plugins.option_file import NETWORK
 
@@ -30,12 +32,28 @@ def save_checkpoint(content: dict, path: str | os.PathLike) -> None:
     """`torch.save` a file that is whole or as it was before.
 
     Raises:
-        OSError: If it cannot be written; the message names it.
+        RunError: If it cannot be written; of a full disk, where that is and how much it takes.
     """
     try:
         write_atomically(path, functools.partial(torch.save, content))
     except Exception as error:  # of the disk, or torch's own
-        raise OSError(f'cannot save {path} ({one_line(error)}); the run stops here.') from error
+        folder = Path(path).parent
+        size = _bytes_of(content)
+        free = shutil.disk_usage(folder).free if folder.is_dir() else size
+        if free < size or getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f'cannot save {path}: it takes {size / 2**20:.1f} MiB, but the disk of {folder} is full ('
+                f'{free / 2**20:.1f} MiB are free); make room and go on by --auto_resume.'
+            ) from error
+        raise RunError(f'cannot save {path} ({one_line(error)}); the run stops here.') from error
+
+
+def _bytes_of(content: object) -> int:
+    """What the tensors of a checkpoint take."""
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    parts = content.values() if isinstance(content, Mapping) else content if isinstance(content, (list, tuple)) else ()
+    return sum(map(_bytes_of, parts))
 
 
 def load_weights(net: nn.Module, path: str | os.PathLike, param_key: str | None = None) -> None:
