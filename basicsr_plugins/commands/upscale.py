@@ -103,6 +103,6 @@ def tile_side(text: str) -> int | str | None:
     """What `UpscaleSettings.tile` is for `auto`, `none` or a number."""
     if text in ('auto', 'none'):
         return None if text == 'none' else text
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise InputError(f'--tile must be auto, none or a number of pixels, but is {text!r}.')
     return int(text)

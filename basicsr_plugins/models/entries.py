@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,8 +11,10 @@ from pathlib import Path
 
 import torch
 from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
 from torch import nn
 
+from basicsr_plugins.archs.vsr_modules import FLOW_STARTS_UNTRAINED
 from basicsr_plugins.compat.options import read_options, read_value
 from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.networks import check_network_options, load_weights
@@ -45,14 +49,31 @@ class NetworkEntry:
             for name in ('spynet_path', 'edvr_path'):  # these weights are in the checkpoint too
                 options.pop(name, None)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _flow_brought_by(self.checkpoint):
                 torch.manual_seed(0)
                 net = build_network(options)
-        except (TypeError, ValueError, AssertionError, OSError) as error:  # arguments that the network refuses
+        except (TypeError, ValueError, AssertionError, OSError, RuntimeError, MemoryError) as error:
+            # arguments that the network refuses, or that take more memory than there is
             raise InputError(f'{self.options["type"]} cannot be built: {one_line(error)}') from error
         if self.checkpoint is not None:
             load_weights(net, self.checkpoint, self.param_key)
         return net.eval()
+
+
+@contextlib.contextmanager
+def _flow_brought_by(checkpoint: str | None):
+    """Where there is a checkpoint, the flow network is not left untrained, and no warning says so."""
+
+    def differs(record: logging.LogRecord) -> bool:
+        return record.msg != FLOW_STARTS_UNTRAINED
+
+    logger = get_root_logger()
+    if checkpoint is not None:
+        logger.addFilter(differs)
+    try:
+        yield
+    finally:
+        logger.removeFilter(differs)
 
 
 def bicubic(scale: int) -> NetworkEntry:

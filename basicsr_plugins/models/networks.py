@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,23 +66,39 @@ def load_weights(net: nn.Module, path: str | os.PathLike, param_key: str | None 
         param_key: Which weights of it; default: `params_ema` where they are there, else `params`.
 
     Raises:
-        InputError: If the file is missing, is no state dict, or holds another network's weights; the message names the
-            first key that differs.
+        InputError: If the file is missing or damaged, is no state dict, holds another network's weights, or values that
+            are not finite; the message names the first key that is wrong.
     """
     if not Path(path).is_file():
         raise InputError(f'there is no checkpoint {path}.')
+    _check_checksums(path)
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # whatever torch's readers raise on another file
         raise InputError(f'{path} is not a checkpoint that holds only weights ({one_line(error)[:150]}).') from error
     weights = _choose(content, path, param_key)
-    weights = {name[7:] if name.startswith('module.') else name: value for name, value in weights.items()}
+    weights = {name[7:] if str(name).startswith('module.') else name: value for name, value in weights.items()}
     wanted = net.state_dict()
     for name in (*wanted, *weights):
         problem = _difference(name, wanted, weights)
         if problem:
             raise InputError(f'{path} does not fit {type(net).__name__}: {problem}.')
+        if not weights[name].isfinite().all():
+            raise InputError(f'{path}: {name} has values that are NaN or infinite; take a checkpoint of before.')
     net.load_state_dict(weights)
+
+
+def _check_checksums(path: str | os.PathLike) -> None:
+    """Refuse a damaged file of `torch.save`, a ZIP archive, of which PyTorch does not compare the checksums."""
+    if not zipfile.is_zipfile(path):
+        return  # of PyTorch before 1.6, which has none
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # whatever a damaged directory makes zipfile raise
+        raise InputError(f'{path} is damaged ({one_line(error)[:150]}); take another copy.') from error
+    if damaged is not None:
+        raise InputError(f'{path} is damaged ({damaged} in it has another checksum); take another copy.')
 
 
 def _choose(content: object, path: str | os.PathLike, param_key: str | None) -> dict:
@@ -102,6 +119,11 @@ def _difference(name: str, wanted: dict, weights: dict) -> str | None:
         return f'it lacks {name}'
     if name not in wanted:
         return f'the network has no {name}'
-    if wanted[name].shape != weights[name].shape:
-        return f'{name} is {tuple(weights[name].shape)} in it, but {tuple(wanted[name].shape)} in the network'
+    value = weights[name]
+    if not isinstance(value, torch.Tensor):
+        return f'{name} is {type(value).__name__} in it, and no tensor'
+    if wanted[name].shape != value.shape:
+        return f'{name} is {tuple(value.shape)} in it, but {tuple(wanted[name].shape)} in the network'
+    if value.is_quantized or value.is_complex() or value.layout != torch.strided:
+        return f'{name} is {value.dtype}, {value.layout} in it, and no plain tensor'
     return None

@@ -62,6 +62,7 @@ class Joining:
             packets = self._video_packets(video, timeline)
             if self.source.is_video:
                 container = stack.enter_context(open_container(self.source.path))
+                self.source.check_unchanged()
                 _copy_metadata(container, output)
                 packets = heapq.merge(
                     packets, self._copied_packets(container, output, timeline), key=lambda pair: pair[0]

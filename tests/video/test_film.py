@@ -483,12 +483,12 @@ def test_nothing_is_overwritten_or_mixed(tmp_path):
     out.unlink()
     with pytest.raises(InputError, match='interrupted run left'):
         open_target(out, source, 4, FAST)
-    with pytest.raises(InputError, match='another crf'):
+    with pytest.raises(InputError, match='crf is 20 now, but was 18'):
         open_target(out, source, 4, VideoSettings(preset='ultrafast', segment_frames=5, crf=20), resume=True)
-    with pytest.raises(InputError, match='another job'):
+    with pytest.raises(InputError, match='network is BasicVSR now, but was EFAR'):
         open_target(out, source, 4, FAST, resume=True, job={'network': 'BasicVSR'})
     other = open_source(make_video(tmp_path / 'other.mp4', moving(8)))
-    with pytest.raises(InputError, match='another source'):
+    with pytest.raises(InputError, match=r'film is other\.mp4 now, but was in\.mp4'):
         open_target(out, other, 4, FAST, resume=True, job={'network': 'EFAR'})
     assert upscale(source, out, resume=True, job={'network': 'EFAR'}).num_done == 5
     assert len(decoded(out)[0]) == 8
