@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +108,7 @@ class MemoryFrames:
 class FramesFrom:
     """Frames read by index, without the first `start`."""
 
-    def __init__(self, frames, start: int):
+    def __init__(self, frames: Sequence[Tensor], start: int):
         self.frames = frames
         self.start = start
 

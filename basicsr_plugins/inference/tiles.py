@@ -9,7 +9,7 @@ not grow with the length of the film.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -99,7 +99,7 @@ def _size(inputs: dict[str, State | None]) -> tuple[int, int]:
 class CroppedFrames:
     """A tile's view of frames (3, h, w) that are read by index."""
 
-    def __init__(self, frames, tile: Tile):
+    def __init__(self, frames: Sequence[Tensor], tile: Tile):
         self.frames = frames
         self.tile = tile
 
@@ -110,7 +110,9 @@ class CroppedFrames:
         return self.tile.crop(self.frames[i])
 
 
-def restore_tiled(restore: Callable[..., Iterator[Tensor]], frames, tile: int, overlap: int) -> Iterator[Tensor]:
+def restore_tiled(
+    restore: Callable[..., Iterator[Tensor]], frames: Sequence[Tensor], tile: int, overlap: int
+) -> Iterator[Tensor]:
     """As `restore(frames)`, which yields (3, s * h, s * w) for each frame, with all tiles side by side."""
     h, w = frames[0].shape[-2:]
     tiles = split_into_tiles((h, w), tile, overlap)

@@ -189,10 +189,10 @@ class BasicVSRSteps(Steps):
     def flow(self, frame: Tensor, other: Tensor) -> Tensor:
         return self.net.spynet(frame, other)
 
-    def backward_step(self, frame, state, flow_to_next) -> Tensor:
+    def backward_step(self, frame: Tensor, state: Tensor | None, flow_to_next: Tensor | None) -> Tensor:
         return self._propagate(self.net.backward_trunk, frame, state, flow_to_next)
 
-    def forward_step(self, frame, state, flow_to_previous) -> Tensor:
+    def forward_step(self, frame: Tensor, state: Tensor | None, flow_to_previous: Tensor | None) -> Tensor:
         return self._propagate(self.net.forward_trunk, frame, state, flow_to_previous)
 
     def _propagate(self, trunk: nn.Module, frame: Tensor, state: Tensor | None, flow: Tensor | None) -> Tensor:
