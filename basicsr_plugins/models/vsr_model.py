@@ -14,7 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from basicsr.utils.dist_util import get_dist_info, master_only
 from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr_plugins.data.augmentation import to_device_samples
@@ -106,7 +107,7 @@ class VSRModel(VideoRecurrentModel):
             return net.to(self.device)
         return super().model_to_device(net)
 
-    def load_network(self, net, load_path, strict=True, param_key='params'):
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
         """As the toolbox's; a file that is missing, damaged or another network's stops with one sentence."""
         if not Path(load_path).is_file():
             raise InputError(f'path: pretrain_network_g: there is no file {load_path}.')
@@ -117,7 +118,13 @@ class VSRModel(VideoRecurrentModel):
             raise InputError(f'{load_path} does not load into {name} ({one_line(error)[:300]}).') from error
 
     @master_only
-    def save_network(self, net, net_label, current_iter, param_key='params'):
+    def save_network(
+        self,
+        net: nn.Module | list[nn.Module],
+        net_label: str,
+        current_iter: int,
+        param_key: str | list[str] = 'params',
+    ) -> None:
         """Write `models/{net_label}_{current_iter}.pth`, whole or not at all; a failure stops the run."""
         nets = net if isinstance(net, list) else [net]
         keys = param_key if isinstance(param_key, list) else [param_key]
@@ -129,7 +136,7 @@ class VSRModel(VideoRecurrentModel):
         save_checkpoint(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
 
     @master_only
-    def save_training_state(self, epoch, current_iter):
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Write `training_states/{current_iter}.state`, whole or not at all; a failure stops the run."""
         if current_iter == -1:
             return
@@ -141,7 +148,7 @@ class VSRModel(VideoRecurrentModel):
         }
         save_checkpoint(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
 
-    def resume_training(self, resume_state):
+    def resume_training(self, resume_state: dict) -> None:
         """As the toolbox's; the best metrics so far are known again too, from `metrics.csv`."""
         super().resume_training(resume_state)
         path = Path(self.opt['path']['log']) / 'metrics.csv'
@@ -169,13 +176,13 @@ class VSRModel(VideoRecurrentModel):
         if weights and self.cri_pix is None:
             raise InputError(f'train: pixel_opt is missing: {type(net).__name__} takes it for its own losses too.')
 
-    def feed_data(self, data):
+    def feed_data(self, data: Mapping) -> None:
         """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
         super().feed_data(to_device_samples(data, self.device))
         if self.is_train and 'gt' in data:
             self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
 
-    def optimize_parameters(self, current_iter):
+    def optimize_parameters(self, current_iter: int) -> None:
         """One iteration, with the flow network frozen while `current_iter < fix_flow`."""
         if self.fix_flow_iter:
             self._freeze_flow(current_iter < self.fix_flow_iter)
@@ -229,7 +236,7 @@ class VSRModel(VideoRecurrentModel):
 
     # ---------------------------------------------------------------- validation and test
 
-    def test(self):
+    def test(self) -> None:
         """Restore the clip in `self.lq`, (1, t, 3, h, w), into `self.output`, with the EMA weights if there are any."""
         frames = list(self.restore(self.lq[0]))
         if self.opt['val'].get('center_frame_only', False):
@@ -247,11 +254,13 @@ class VSRModel(VideoRecurrentModel):
         finally:
             self.net_g.train(self.is_train)
 
-    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+    def nondist_validation(
+        self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
         """The same as over several processes, which this is with one."""
         self.dist_validation(dataloader, current_iter, tb_logger, save_img)
 
-    def dist_validation(self, dataloader, current_iter, tb_logger, save_img):
+    def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         """Restore every clip, each on one process; log metrics of each clip and their average; save images if asked.
 
         Args:
