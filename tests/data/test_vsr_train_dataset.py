@@ -107,8 +107,8 @@ def test_same_samples_whatever_the_number_of_workers(train_options):
     assert batches(train_options, workers=3) == reference
     assert batches(train_options, workers=0, seed=4) != reference
     assert batches(train_options, workers=0, epoch=2) != reference
-    drawn = [draw for batch in reference for draw in batch]
-    assert len(set(drawn)) > len({key for key, _ in drawn})  # the same key again is another crop
+    sampled = [sample for batch in reference for sample in batch]
+    assert len(set(sampled)) > len({key for key, _ in sampled})  # the same key again is another crop
 
 
 def test_same_samples_over_two_processes(train_options):
@@ -137,9 +137,9 @@ def test_global_random_state_is_left_alone(train_options):
 
 def test_sampler_length():
     sampler = SeededSampler(EnlargedSampler(range(10), 1, 0, 3), seed=0, batch_size=4)
-    draws = list(sampler)
-    assert len(sampler) == len(draws) == 30
-    assert len({draw.seed for draw in draws}) == 30
+    samples = list(sampler)
+    assert len(sampler) == len(samples) == 30
+    assert len({sample.seed for sample in samples}) == 30
 
 
 @pytest.mark.parametrize(
