@@ -70,6 +70,11 @@ class NetworkSpec:
     time_scale: int = 1
     steps: Steps | None = None
 
+    @property
+    def lr_multiple(self) -> int:
+        """As `size_multiple`, in pixels of LR frames, which may be enlarged before the network takes them."""
+        return self.size_multiple // (math.gcd(self.size_multiple, int(self.scale)) if self.lq == 'bicubic' else 1)
+
 
 FIELDS = tuple(field.name for field in fields(NetworkSpec) if field.name not in ('name', 'steps'))
 
