@@ -118,11 +118,26 @@ class EFAR(RecurrentNetwork):
     def flow(self, frame: Tensor, other: Tensor) -> Tensor:
         return self.spynet(frame, other)
 
-    def backward_step(self, frame, feat, state, previous_feat, flow_to_previous, flow_to_next) -> Tensor:
+    def backward_step(
+        self,
+        frame: Tensor,
+        feat: Tensor,
+        state: Tensor | None,
+        previous_feat: Tensor | None,
+        flow_to_previous: Tensor | None,
+        flow_to_next: Tensor | None,
+    ) -> Tensor:
         return self.backward_propagation(frame, feat, state, flow_to_next, previous_feat, flow_to_previous)
 
     def forward_step(
-        self, frame, feat, state, next_feat, flow_to_previous, flow_to_next, backward_state=None
+        self,
+        frame: Tensor,
+        feat: Tensor,
+        state: Tensor | None,
+        next_feat: Tensor | None,
+        flow_to_previous: Tensor | None,
+        flow_to_next: Tensor | None,
+        backward_state: Tensor | None = None,
     ) -> Tensor:
         return self.forward_propagation(frame, feat, state, flow_to_previous, next_feat, flow_to_next, backward_state)
 

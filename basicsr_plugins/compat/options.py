@@ -29,13 +29,13 @@ class SafeOptionLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
     A key that stands twice in a section is refused, and so are aliases that stand for too much, or for themselves.
     """
 
-    def get_single_node(self):
+    def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
             _check_node(node, {})
         return node
 
-    def construct_ordered_mapping(self, node):
+    def construct_ordered_mapping(self, node: yaml.MappingNode) -> OrderedDict:
         self.flatten_mapping(node)
         return OrderedDict(self.construct_pairs(node))
 

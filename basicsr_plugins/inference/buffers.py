@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +113,7 @@ class MemoryFrames:
 class FramesFrom:
     """Frames read by index, without the first `start`."""
 
-    def __init__(self, frames, start: int):
+    def __init__(self, frames: Sequence[Tensor], start: int):
         self.frames = frames
         self.start = start
 

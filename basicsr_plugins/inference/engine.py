@@ -208,7 +208,9 @@ def _restore_kept(net, spec, frames, device, settings, skip) -> Iterator[tuple[T
     """The frames of a scene from `skip` on."""
     restored = partial(_restore, net, spec, settings, skip)
     if settings.tile:
-        restored = partial(restore_tiled, restored, tile=settings.tile, overlap=settings.tile_overlap)
+        restored = partial(
+            restore_tiled, restored, tile=settings.tile, overlap=settings.tile_overlap, multiple=spec.lr_multiple
+        )
     restored = restored(frames)
     for i in itertools.count(skip):
         with precision(device, settings.dtype):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from basicsr_plugins.inference.buffers import DiskFrames, DiskStates, KeptStates
 from basicsr_plugins.inference.settings import Progress, UpscaleSettings, precision
 from basicsr_plugins.inference.tiles import TiledRunner
 from basicsr_plugins.models.network_spec import NetworkSpec
-from basicsr_plugins.models.restoration import finish, prepare_lq
+from basicsr_plugins.models.restoration import crop, finish, pad, prepare_lq
 
 
 def restore_exactly(
@@ -111,10 +110,14 @@ KEEP_EVERY = 50  # frames at least between two forward states that are kept: few
 
 
 class PreparedFrames:
-    """Frames as the network takes them, (1, c, h, w), float32, on its device."""
+    """Frames as the network takes them, (1, c, h, w), float32, on its device.
+
+    Attributes:
+        size: Their height and width before they were padded to what it can take.
+    """
 
     def __init__(self, spec: NetworkSpec, frames: DiskFrames | MemoryFrames, device: torch.device | None):
-        self._prepare = partial(prepare_lq, spec)
+        self._spec = spec
         self._frames = frames
         self._device = device
 
@@ -122,12 +125,14 @@ class PreparedFrames:
         return len(self._frames)
 
     def __getitem__(self, i: int) -> Tensor:
-        return self._prepare(self._frames[i].to(self._device, torch.float32).unsqueeze(0))
+        prepared = prepare_lq(self._spec, self._frames[i].to(self._device, torch.float32).unsqueeze(0))
+        self.size = prepared.shape[-2:]
+        return pad(self._spec, prepared)
 
 
-def step_runner(device: torch.device | None, settings: UpscaleSettings) -> Callable[..., State]:
+def step_runner(spec: NetworkSpec, device: torch.device | None, settings: UpscaleSettings) -> Callable[..., State]:
     """What calls the steps, in the dtype and the tiles of the settings: flow always whole and in float32."""
-    run_tiles = TiledRunner(settings.tile, settings.tile_overlap) if settings.tile else call
+    run_tiles = TiledRunner(settings.tile, settings.tile_overlap, spec.size_multiple) if settings.tile else call
 
     def run(step: Callable[..., State], **inputs: State | None) -> State:
         if step.__name__ == 'flow':
@@ -161,7 +166,8 @@ class Propagation:
         progress: Progress,
         forward: KeptStates | None = None,
     ):
-        self.clip = Clip(spec.steps, PreparedFrames(spec, frames, device), step_runner(device, settings))
+        self._prepared = PreparedFrames(spec, frames, device)
+        self.clip = Clip(spec.steps, self._prepared, step_runner(spec, device, settings))
         self._spec = spec
         self._frames = frames
         self._device = device
@@ -232,6 +238,7 @@ class Propagation:
                 self._progress.add('upscale')
             else:
                 hr = self.clip.step('upsample', i, self._forward_state, backward_state)
+                hr = crop(hr, self.clip.frame(i), self._prepared.size)
                 self._progress.add('upscale')
                 lq = self._frames[i]
                 yield lq, finish(self._spec, hr[0], lq.to(hr))

@@ -162,7 +162,7 @@ def _fine_clock(time_base: Fraction) -> int:
     return time_base.denominator * max(1_000_000 // time_base.denominator, 1)
 
 
-def add_copy(output, stream):
+def add_copy(output: av.container.OutputContainer, stream: av.stream.Stream) -> av.stream.Stream:
     """Add a stream like another to a container, with what describes it."""
     copy = output.add_stream_from_template(stream, opaque=True)
     for key, value in stream.metadata.items():

@@ -31,7 +31,7 @@ class Segment:
         self._output = av.open(str(self._part), 'w', format='matroska')
         self._stream = add_encoder(self._output)
 
-    def write(self, frame) -> None:
+    def write(self, frame: av.VideoFrame) -> None:
         self.num_frame += 1
         self._shown.append(frame.pts)
         self._mux(self._stream.encode(frame))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.files import IMAGE_SUFFIXES
+from basicsr_plugins.files import IMAGE_SUFFIXES, is_cut_short
 from basicsr_plugins.video.media import Source, Target, file_status
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -126,11 +126,7 @@ def _decode(file: Path, data: bytes) -> np.ndarray:
 
 def _is_whole(data: bytes) -> bool:
     """Whether the end mark is there: OpenCV decodes what there is of a truncated file and leaves the rest grey."""
-    if data.startswith(PNG_SIGNATURE):
-        return is_whole_png(data)
-    if data.startswith(b'\xff\xd8'):
-        return data.rfind(b'\xff\xd9') > len(data) // 2  # a thumbnail ahead of the image has one too
-    return True
+    return is_whole_png(data) if data.startswith(PNG_SIGNATURE) else not is_cut_short(data)
 
 
 def is_whole_png(data: bytes) -> bool:
