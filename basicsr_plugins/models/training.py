@@ -137,7 +137,7 @@ class TrainingModel(VideoRecurrentModel):
         elif amp != 'none' or checkpointing or compiled or train.get('accumulate', 1) > 1:
             raise InputError(
                 f'num_gpu: {self.opt["num_gpu"]} in one process does without amp, checkpointing, compile, accumulate; '
-                'run torchrun with --launcher pytorch, or say num_gpu: 1.'
+                'start it by torchrun with the launcher pytorch, or say num_gpu: 1.'
             )
 
     def get_optimizer(self, optim_type: str, params: Iterable, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
