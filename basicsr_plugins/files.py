@@ -1,4 +1,4 @@
-"""Files and small things read from text: one atomic write, the suffixes of images, sizes as `HxW`."""
+"""Files and small things read from text: one atomic write, what images are, sizes as `HxW`."""
 
 from __future__ import annotations
 
@@ -49,3 +49,14 @@ def parse_size(text: str, where: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f'{where} must read HEIGHTxWIDTH, as in 180x320, but is {text!r}.')
     return int(match[1]), int(match[2])
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Whether a file's content is a JPEG without its end mark: OpenCV before 5 fills up what is missing with grey."""
+    if not data.startswith(b'\xff\xd8'):
+        return False
+    position = 2  # the segments ahead of the image have their lengths; a thumbnail in one has an end mark too
+    while data[position : position + 1] == b'\xff' and data[position + 1 : position + 2] != b'\xda':
+        filled = data[position + 1 : position + 2] == b'\xff'
+        position += 1 if filled else 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+    return data.find(b'\xff\xd9', position) < 0

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.files import IMAGE_SUFFIXES
+from basicsr_plugins.files import IMAGE_SUFFIXES, is_cut_short
 from basicsr_plugins.video.media import Source, Target
 
 PNG_COMPRESSION = 3  # zlib's; higher ones take several times as long for a few percent
@@ -108,9 +108,7 @@ def _is_whole(data: bytes) -> bool:
     """Whether the end mark is there: OpenCV decodes what there is of a truncated file and leaves the rest grey."""
     if data.startswith(b'\x89PNG'):
         return b'IEND' in data[-4096:]
-    if data.startswith(b'\xff\xd8'):
-        return data.rfind(b'\xff\xd9') > len(data) // 2  # a thumbnail ahead of the image has one too
-    return True
+    return not is_cut_short(data)
 
 
 def _has_alpha(file: Path) -> bool:
