@@ -103,7 +103,7 @@ def parse_size(text: str, where: str) -> tuple[int, int]:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a file's content is a JPEG without its end mark: OpenCV fills up what is missing with grey."""
+    """Whether a file's content is a JPEG without its end mark: OpenCV before 5 fills up what is missing with grey."""
     if not data.startswith(b'\xff\xd8'):
         return False
     position = 2  # the segments ahead of the image have their lengths; a thumbnail in one has an end mark too
