@@ -15,7 +15,8 @@ import torch
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.video.colour import Colour, frame_to_rgb, guess_matrix, rgb_to_frame, yuv_format
-from basicsr_plugins.video.opening import VideoSettings, VideoTarget, open_source, open_target
+from basicsr_plugins.video.film_join import Joining
+from basicsr_plugins.video.opening import VideoSettings, open_source, open_target
 
 FAST = VideoSettings(preset='ultrafast', segment_frames=5)
 BT709, BT601, BT2020 = 1, 6, 9
@@ -445,6 +446,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, codec):
 
 SLOW_RUN = """
 import sys, time
+from basicsr_plugins.video.film_join import Joining
 from basicsr_plugins.video.opening import VideoSettings, open_source, open_target
 source = open_source(sys.argv[1])
 with open_target(sys.argv[2], source, 4, VideoSettings(preset='ultrafast', segment_frames=5), resume=True) as target:
@@ -506,9 +508,9 @@ def test_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
         upscale(source, out, before=fill)
     assert not out.exists()
     with monkeypatch.context() as patch:
-        join = VideoTarget._join
-        patch.setattr(VideoTarget, '_join', lambda target, joined: join(target, Path('/dev/full')))
-        with pytest.raises(InputError, match=rf'out\.mkv.*{os.strerror(errno.ENOSPC)}'):
+        join = Joining.write
+        patch.setattr(Joining, 'write', lambda joining, joined: join(joining, Path('/dev/full')))
+        with pytest.raises(InputError, match=rf'out\.mkv.*{os.strerror(errno.ENOSPC)}; it takes .* MiB are free'):
             upscale(source, out, resume=True)
     assert upscale(source, out, resume=True).num_done == 12
     assert len(decoded(out)[0]) == 12
