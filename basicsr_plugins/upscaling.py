@@ -112,8 +112,8 @@ def upscale(
         net: As `load_network` gives it.
         source: What to upscale.
         output: A video file (.mp4, .mkv, .mov), or a folder for PNGs.
-        settings: How; default: `UpscaleSettings()`. Without a `temp_dir`, temporary files, and what `resume` takes up
-            of the network's states, are beside the output.
+        settings: How; default: `UpscaleSettings()`. Without a `temp_dir`, temporary files, and the network's states
+            for `resume`, are beside the output.
         video: How the output is written.
         resume: Go on from what an interrupted run left.
         force: Overwrite an output that is there.

@@ -151,7 +151,8 @@ class VideoSource(Source):
                 f'{self.path} is interlaced: each frame shows two moments, line by line, and comes out combed; '
                 'deinterlace it first.'
             )
-        if any(one.is_alpha for one in frame.format.components) or stream.metadata.get('alpha_mode') == '1':
+        tags = {key.lower(): value for key, value in stream.metadata.items()}  # of VP8 and VP9, whose alpha is aside
+        if any(one.is_alpha for one in frame.format.components) or tags.get('alpha_mode') == '1':
             self.notes.append(f'{self.path} has an alpha channel, which is dropped.')
         if self.colour.transfer in HDR_TRANSFERS:
             self.notes.append(

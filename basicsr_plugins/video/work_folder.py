@@ -1,4 +1,4 @@
-"""The folder beside an output in which it is made: locked while a run works in it, kept where it was interrupted."""
+"""The folder beside an output in which it is made: locked while a run is at work, kept where it was interrupted."""
 
 from __future__ import annotations
 

@@ -446,6 +446,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, codec):
 
 SLOW_RUN = """
 import sys, time
+from basicsr_plugins.video.film_join import Joining
 from basicsr_plugins.video.opening import VideoSettings, open_source, open_target
 source = open_source(sys.argv[1])
 with open_target(sys.argv[2], source, 4, VideoSettings(preset='ultrafast', segment_frames=5), resume=True) as target:
@@ -507,9 +508,9 @@ def test_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
         upscale(source, out, before=fill)
     assert not out.exists()
     with monkeypatch.context() as patch:
-        write = Joining.write
-        patch.setattr(Joining, 'write', lambda joining, joined: write(joining, Path('/dev/full')))
-        with pytest.raises(InputError, match=rf'out\.mkv.*{os.strerror(errno.ENOSPC)}'):
+        join = Joining.write
+        patch.setattr(Joining, 'write', lambda joining, joined: join(joining, Path('/dev/full')))
+        with pytest.raises(InputError, match=rf'out\.mkv.*{os.strerror(errno.ENOSPC)}; it takes .* MiB are free'):
             upscale(source, out, resume=True)
     assert upscale(source, out, resume=True).num_done == 12
     assert len(decoded(out)[0]) == 12
