@@ -68,7 +68,12 @@ setup(
     extras_require={
         'mmcv': ['mmcv>=2.0'],
         'demo': ['scikit-image'],
-        'dev': ['pytest', 'pytest-xdist', 'ruff==0.17.*', 'scikit-image', 'playwright'],
+        'export': ['onnx>=1.14', 'onnxruntime>=1.22'],
+        'openvino': ['onnx>=1.14', 'openvino>=2024.4'],
+        'dev': [
+            *('pytest', 'pytest-xdist', 'ruff==0.17.*', 'scikit-image', 'playwright'),
+            *('onnx', 'onnxruntime', 'openvino'),
+        ],
     },
     classifiers=[
         'Development Status :: 4 - Beta',
