@@ -63,6 +63,7 @@ setup(
         'matplotlib',
         'pyyaml',
         'tqdm',
+        'safetensors',
         'av>=15.1',
         'zstandard>=0.19',
     ],

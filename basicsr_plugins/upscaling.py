@@ -17,21 +17,29 @@ from tqdm import tqdm
 
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import IMAGE_SUFFIXES
 from basicsr_plugins.inference.buffers import forget_states
 from basicsr_plugins.inference.engine import notes_on, upscale_pairs
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.restoration import restore_frames
+from basicsr_plugins.models.shipped_weights import find_weights, list_shipped
 from basicsr_plugins.video.media import Source, Target, VideoSettings
 from basicsr_plugins.video.opening import open_source, open_target
 from basicsr_plugins.video.work_folder import COMPARED
 
 FORGET_EVERY = 50  # frames: what a run that goes on does not need is looked for in the folder of states
 
+WEIGHTS_FOR = {  # what is upscaled -> shipped weights, the best first
+    'film': ('efar-s-video', 'rt-video', 'efar-s-bicubic'),
+    'film on a CPU': ('rt-video', 'efar-s-video', 'efar-s-bicubic'),
+    'images': ('efar-s-bicubic', 'efar-s-video', 'rt-video'),
+}
+
 
 def load_network(
-    checkpoint: str | os.PathLike | None,
+    weights: str | os.PathLike | None,
     network: str | None = None,
     device: str = 'auto',
     scale: int | None = None,
@@ -39,46 +47,59 @@ def load_network(
     """A trained network, ready to upscale.
 
     Args:
-        checkpoint: Its weights, in the toolbox's format; `params_ema` are taken first. None for a network without any.
-        network: `TYPE[:KEY=VALUE,...]` or an option file. None: what the option file in the checkpoint's experiment
-            folder (`experiments/NAME/models/net_g_*.pth`) says.
+        weights: The name of shipped weights, or a file; `params_ema` are taken first. None for a network without any.
+        network: `TYPE[:KEY=VALUE,...]` or an option file. None: what the weights say (`models.entries.read_entry`): a
+            .safetensors file itself, or the option file in the experiment's folder
+            (`experiments/NAME/models/net_g_*.pth`), or their keys.
         device: `auto` (CUDA where there is any), `cpu`, `cuda`, `cuda:1` ...
         scale: The factor of a network that takes enlarged frames (TOFlow), and so works at any; None for its usual one.
 
     Raises:
         InputError: If there is no such network or file, or the weights are another network's.
     """
-    net = _entry(checkpoint, network).build().to(choose_device(device))
+    net = _entry(weights, network).build().to(choose_device(device))
     fit_scale(net, scale)
     return net
 
 
-def _entry(checkpoint: str | os.PathLike | None, network: str | None) -> NetworkEntry:
+def _entry(weights: str | os.PathLike | None, network: str | None) -> NetworkEntry:
     if network is not None:
         entry = parse_network(network)
-        if checkpoint is not None:
-            entry.checkpoint = str(checkpoint)
-    elif checkpoint is not None:
-        entry = read_entry(str(checkpoint), {'options': _option_file(Path(checkpoint)), 'checkpoint': str(checkpoint)})
+        if weights is not None:
+            entry.checkpoint = find_weights(weights)
+    elif weights is not None:
+        entry = read_entry(str(weights), {'checkpoint': str(weights)})
     else:
-        raise InputError('name a network, a checkpoint in its experiment folder, or both.')
+        raise InputError('name a network, its weights, or both.')
     if entry.checkpoint is None and any(True for _ in entry.build().parameters()):
         raise InputError(f'{entry.name} needs its weights: give a checkpoint.')
     return entry
 
 
-def _option_file(checkpoint: Path) -> str:
-    """The option file that the toolbox has copied into the experiment's folder."""
-    if not checkpoint.is_file():
-        raise InputError(f'there is no checkpoint {checkpoint}.')
-    files = sorted(checkpoint.absolute().parent.parent.glob('*.yml'))
-    if len(files) != 1:
-        found = 'there are several' if files else 'there is none'
-        raise InputError(
-            f'{checkpoint}: which network is it? Of option files in its experiment folder {found}; '
-            'name the network (TYPE:KEY=VALUE, or an option file).'
-        )
-    return str(files[0])
+def choose_weights(source: str | os.PathLike, device: str = 'auto') -> tuple[str, str | None]:
+    """The shipped weights for what is upscaled: those made for it first, then others that are there.
+
+    Args:
+        source: A video file, a folder or a glob of images.
+        device: As in `load_network`.
+
+    Returns:
+        Their name; and a sentence that names better ones where these were taken because they are fast.
+
+    Raises:
+        InputError: If none are shipped, or the device cannot be used.
+    """
+    kind = 'images'
+    if Path(source).is_file() and Path(source).suffix.lower() not in IMAGE_SUFFIXES:
+        kind = 'film on a CPU' if choose_device(device).type == 'cpu' else 'film'
+    shipped = list_shipped()
+    known = [name for name in WEIGHTS_FOR[kind] if name in shipped]
+    if not known:
+        raise InputError('no weights are shipped with this version: give a checkpoint, and its network if need be.')
+    better = WEIGHTS_FOR['film'][0]
+    if kind == 'film on a CPU' and known[0] != better and better in shipped:
+        return known[0], f'{known[0]} is taken, as there is no GPU; {better} is slower and better.'
+    return known[0], None
 
 
 def choose_device(name: str) -> torch.device:

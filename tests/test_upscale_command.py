@@ -406,9 +406,6 @@ class TestErrors:
         alone.parent.mkdir(parents=True)
         alone.write_bytes(checkpoint.read_bytes())
         assert 'which network is it?' in refused(film, '-o', 'out.mp4', '--checkpoint', alone)
-        assert refused(film, '-o', 'out.mp4') == (
-            'error: name a network, a checkpoint in its experiment folder, or both.'
-        )
         assert refused(film, '-o', 'out.mp4', '--network', 'EFAR') == (
             'error: EFAR needs its weights: give a checkpoint.'
         )

@@ -58,6 +58,7 @@ class VSRModel(TrainingModel):
             not the network's.
     """
 
+    takes_uint8 = True  # samples are flipped and scaled where the network is
     option_keys: ClassVar[Mapping[str, Schema]] = {  # all that it takes of these sections; `option_file` checks them
         'train': {
             **TOOLBOX_TRAIN,
