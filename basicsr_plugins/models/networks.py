@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
