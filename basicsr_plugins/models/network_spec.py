@@ -70,6 +70,11 @@ class NetworkSpec:
     time_scale: int = 1
     steps: Steps | None = None
 
+    @property
+    def lr_multiple(self) -> int:
+        """As `size_multiple`, in pixels of LR frames, which may be enlarged before the network takes them."""
+        return self.size_multiple // (math.gcd(self.size_multiple, int(self.scale)) if self.lq == 'bicubic' else 1)
+
 
 FIELDS = tuple(field.name for field in fields(NetworkSpec) if field.name not in ('name', 'steps'))
 
@@ -189,10 +194,10 @@ class BasicVSRSteps(Steps):
     def flow(self, frame: Tensor, other: Tensor) -> Tensor:
         return self.net.spynet(frame, other)
 
-    def backward_step(self, frame, state, flow_to_next) -> Tensor:
+    def backward_step(self, frame: Tensor, state: Tensor | None, flow_to_next: Tensor | None) -> Tensor:
         return self._propagate(self.net.backward_trunk, frame, state, flow_to_next)
 
-    def forward_step(self, frame, state, flow_to_previous) -> Tensor:
+    def forward_step(self, frame: Tensor, state: Tensor | None, flow_to_previous: Tensor | None) -> Tensor:
         return self._propagate(self.net.forward_trunk, frame, state, flow_to_previous)
 
     def _propagate(self, trunk: nn.Module, frame: Tensor, state: Tensor | None, flow: Tensor | None) -> Tensor:

@@ -130,13 +130,22 @@ def run_padded(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
 
     A frame under the least size goes on by its border; sides that do not divide by the network's multiple are mirrored.
     """
+    padded = pad(spec, x)
+    return crop(net(padded), padded, x.shape[-2:])
+
+
+def pad(spec: NetworkSpec, x: Tensor) -> Tensor:
+    """What a network takes, (..., c, h, w), however small -> (..., c, h', w'), of a size that it can take."""
     h, w = x.shape[-2:]
     padded = _pad(x, max(spec.min_size - h, 0), max(spec.min_size - w, 0), 'replicate')
     bottom, right = (-side % spec.size_multiple for side in padded.shape[-2:])
-    padded = _pad(padded, bottom, right, 'reflect' if bottom < h and right < w else 'replicate')
-    output = net(padded)
+    return _pad(padded, bottom, right, 'reflect' if bottom < h and right < w else 'replicate')
+
+
+def crop(output: Tensor, padded: Tensor, size: tuple[int, int]) -> Tensor:
+    """What a network made of `padded`, without what `pad` had added to (h, w)."""
     s = output.size(-1) // padded.size(-1)
-    return output[..., : s * h, : s * w]
+    return output[..., : s * size[0], : s * size[1]]
 
 
 def _pad(x: Tensor, bottom: int, right: int, mode: str) -> Tensor:
@@ -172,7 +181,7 @@ def run_sequence(net: nn.Module, lq: Tensor) -> Tensor:
     output = run_padded(net, spec, prepare_lq(spec, longer))
     if spec.time_scale > 1:
         return output[:, : spec.time_scale * (t - 1) + 1]
-    return finish(spec, output[:, :t], lq)
+    return finish(spec, output[:, : output.size(1) + t - longer.size(1)], lq)
 
 
 def _restore_images(net: nn.Module, spec: NetworkSpec, frames: Sequence[Tensor]) -> Iterator[Tensor]:

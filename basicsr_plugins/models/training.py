@@ -9,7 +9,9 @@ import contextlib
 import csv
 import math
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from basicsr_plugins.data.augmentation import to_device_samples
 from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_finite
 from basicsr_plugins.models.networks import save_checkpoint
@@ -46,7 +49,7 @@ class TrainingModel(VideoRecurrentModel):
 
     # ---------------------------------------------------------------- what is saved and loaded
 
-    def load_network(self, net, load_path, strict=True, param_key='params'):
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
         """As the toolbox's; a file that is missing, damaged or another network's stops with one sentence."""
         if not Path(load_path).is_file():
             raise InputError(f'path: pretrain_network_g: there is no file {load_path}.')
@@ -57,7 +60,9 @@ class TrainingModel(VideoRecurrentModel):
             raise InputError(f'{load_path} does not load into {name} ({one_line(error)[:300]}).') from error
 
     @master_only
-    def save_network(self, net, net_label, current_iter, param_key='params'):
+    def save_network(
+        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = 'params'
+    ) -> None:
         """Write `models/{net_label}_{current_iter}.pth`, whole or not at all; a failure stops the run.
 
         Raises:
@@ -76,7 +81,7 @@ class TrainingModel(VideoRecurrentModel):
         save_checkpoint(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
 
     @master_only
-    def save_training_state(self, epoch, current_iter):
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Write `training_states/{current_iter}.state`, whole or not at all; a failure stops the run."""
         if current_iter == -1:
             return
@@ -90,7 +95,7 @@ class TrainingModel(VideoRecurrentModel):
             state['scaler'] = self.scaler.state_dict()
         save_checkpoint(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
 
-    def resume_training(self, resume_state):
+    def resume_training(self, resume_state: dict) -> None:
         """As the toolbox's; the scale of float16 losses, and from `metrics.csv` the best metrics, are known again."""
         super().resume_training(resume_state)
         for parameter, state in self.optimizer_g.state.items():
@@ -143,10 +148,10 @@ class TrainingModel(VideoRecurrentModel):
         elif amp != 'none' or checkpointing or compiled or train.get('accumulate', 1) > 1:
             raise InputError(
                 f'num_gpu: {self.opt["num_gpu"]} in one process does without amp, checkpointing, compile, accumulate; '
-                'run torchrun with --launcher pytorch, or say num_gpu: 1.'
+                'start it by torchrun with the launcher pytorch, or say num_gpu: 1.'
             )
 
-    def get_optimizer(self, optim_type, params, lr, **kwargs):
+    def get_optimizer(self, optim_type: str, params: Iterable, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
         """As the toolbox's; fused where PyTorch has it so, which is faster and can skip a step without being asked."""
         params = list(params)
         if not {'foreach', 'fused', 'capturable', 'differentiable'} & set(kwargs):
@@ -156,13 +161,13 @@ class TrainingModel(VideoRecurrentModel):
 
     # ---------------------------------------------------------------- one iteration
 
-    def feed_data(self, data):
+    def feed_data(self, data: Mapping) -> None:
         """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
-        super().feed_data(data)
+        super().feed_data(to_device_samples(data, self.device))
         if self.is_train and 'gt' in data:
             self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
 
-    def optimize_parameters(self, current_iter):
+    def optimize_parameters(self, current_iter: int) -> None:
         """One iteration, with the flow network frozen while `current_iter < fix_flow`.
 
         The batch goes through the network in `accumulate` parts. A loss or gradient that is not finite skips the step.
@@ -180,7 +185,7 @@ class TrainingModel(VideoRecurrentModel):
         if self.skipped.can_look:
             self._check_skipped()
 
-    def get_current_log(self):
+    def get_current_log(self) -> dict:
         """The losses, over all processes, and how many steps were skipped; this waits for the device."""
         self.log_dict = self.reduce_loss_dict(self.losses)
         if self.skipped.total:

@@ -13,7 +13,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
 from torch import Tensor
 from torch import distributed as dist
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError
@@ -57,6 +58,7 @@ class VSRModel(TrainingModel):
             not the network's.
     """
 
+    takes_uint8 = True  # samples are flipped and scaled where the network is
     option_keys: ClassVar[Mapping[str, Schema]] = {  # all that it takes of these sections; `option_file` checks them
         'train': {
             **TOOLBOX_TRAIN,
@@ -100,7 +102,7 @@ class VSRModel(TrainingModel):
 
     # ---------------------------------------------------------------- validation and test
 
-    def test(self):
+    def test(self) -> None:
         """Restore the clip in `self.lq`, (1, t, 3, h, w), into `self.output`, with the EMA weights if there are any."""
         frames = list(self.restore(self.lq[0]))
         if self.opt['val'].get('center_frame_only', False):
@@ -118,11 +120,13 @@ class VSRModel(TrainingModel):
         finally:
             self.net_g.train(self.is_train)
 
-    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+    def nondist_validation(
+        self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
         """The same as over several processes, which this is with one."""
         self.dist_validation(dataloader, current_iter, tb_logger, save_img)
 
-    def dist_validation(self, dataloader, current_iter, tb_logger, save_img):
+    def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         """Restore every clip, each on one process; log metrics of each clip and their average; save images if asked.
 
         Args:

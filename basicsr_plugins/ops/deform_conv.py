@@ -129,7 +129,7 @@ class ModulatedDeformConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weight and bias as `nn.Conv2d` does."""
+        """Initialize weight and bias as `nn.Conv2d` does."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -256,7 +256,7 @@ def _refuse(backend, x, offset, weight):
     if columns >= 2**31:
         raise InputError(
             f'backend {backend!r} cannot do more than {2**31 - 1} columns (channels * taps * output pixels'
-            f"{' * frames' if frames > 1 else ''}), got {columns}: backend 'pytorch' can"
+            f"{' * frames' if frames > 1 else ''}), got {columns}: backend 'pytorch' can."
         )
 
 
