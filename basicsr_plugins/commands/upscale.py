@@ -1,7 +1,8 @@
 """Upscale a video of any length, or a folder of images, by a trained network; memory does not grow with its length.
 
-    python scripts/upscale.py film.mp4 -o film_x4.mp4 --checkpoint experiments/EFAR_REDS/models/net_g_latest.pth
-    python scripts/upscale.py frames/ -o frames_x4/ --network BasicVSR:num_block=30 --checkpoint BasicVSR.pth
+    python scripts/upscale.py film.mp4 -o film_x4.mp4
+    python scripts/upscale.py film.mp4 -o film_x4.mp4 --weights experiments/EFAR_REDS/models/net_g_latest.pth
+    python scripts/upscale.py frames/ -o frames_x4/ --weights basicvsr_reds4.pth
     python scripts/upscale.py 'frames/*.png' -o film.mkv --codec hevc --fps 24 --compare film_compare.mkv ...
 
 Interrupted (Ctrl-C, a crash), the same command with --resume goes on.

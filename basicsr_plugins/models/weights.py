@@ -106,9 +106,9 @@ def read_weights(path: str | os.PathLike, param_key: str | None = None) -> dict[
     weights = _choose(_read(path), path, param_key)
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            raise InputError(f'{path}: {name} is {type(value).__name__}, and no tensor.')
+            raise InputError(f'{path}: {name} is {type(value).__name__} in it, and no tensor.')
         if value.is_quantized or value.is_complex() or value.layout != torch.strided:
-            raise InputError(f'{path}: {name} is {value.dtype}, {value.layout}, and no plain tensor.')
+            raise InputError(f'{path}: {name} is {value.dtype}, {value.layout} in it, and no plain tensor.')
         if not value.float().isfinite().all():
             raise InputError(f'{path}: {name} has values that are NaN or infinite; take a checkpoint of before.')
     return weights

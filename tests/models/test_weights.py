@@ -3,6 +3,7 @@
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.torch
@@ -13,6 +14,7 @@ from torchvision.ops import deform_conv2d
 
 from basicsr_plugins import upscaling
 from basicsr_plugins.archs.rsdn_arch import split_structure
+from basicsr_plugins.commands.upscale import main as upscale_command
 from basicsr_plugins.commands.weights import main as list_command
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.models import shipped_weights
@@ -425,9 +427,11 @@ class TestRefused:
             load_network(path, device='cpu')
 
     def test_what_is_no_plain_tensor(self, file):
-        with pytest.raises(InputError, match=r'conv\.weight is int, and no tensor'):
+        with pytest.raises(InputError, match=r'conv\.weight is int in it, and no tensor'):
             read_weights(file({'params': {'conv.weight': 3}}))
-        with pytest.raises(InputError, match=r'conv\.weight is torch\.float32, torch\.sparse_coo, and no plain tensor'):
+        with pytest.raises(
+            InputError, match=r'conv\.weight is torch\.float32, torch\.sparse_coo in it, and no plain tensor'
+        ):
             read_weights(file({'params': {'conv.weight': torch.ones(2).to_sparse()}}))
 
     def test_a_damaged_file(self, file, tmp_path):
@@ -568,3 +572,16 @@ class TestChosenByTheInput:
         for source in (film, tmp_path):
             with pytest.raises(InputError, match='no weights are shipped with this version: give a checkpoint'):
                 choose_weights(source)
+
+    def test_by_the_command(self, folder, tmp_path, capsys):
+        """No weights and no network are named; the output is that of the weights for images."""
+        (tmp_path / 'frames').mkdir()
+        frame = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / 'frames' / '0.png'), frame)
+        upscale_command([str(tmp_path / 'frames'), '-o', str(tmp_path / 'out'), '--device', 'cpu'])
+        assert 'note: the weights are efar-s-bicubic.' in capsys.readouterr().err
+        lq = torch.from_numpy(frame[..., ::-1].copy()).permute(2, 0, 1)[None, None] / 255
+        with torch.no_grad():
+            expected = load_network('efar-s-bicubic', device='cpu')(lq)[0, 0].clamp(0, 1)
+        restored = cv2.imread(str(tmp_path / 'out' / '0.png'))[..., ::-1]
+        assert np.array_equal(restored, (expected * 255).round().byte().permute(1, 2, 0).numpy())
