@@ -63,12 +63,19 @@ setup(
         'matplotlib',
         'pyyaml',
         'tqdm',
+        'safetensors',
         'av>=15.1',
+        'zstandard>=0.19',
     ],
     extras_require={
         'mmcv': ['mmcv>=2.0'],
-        'demo': ['scikit-image'],
-        'dev': ['pytest', 'pytest-xdist', 'ruff==0.17.*', 'scikit-image', 'playwright'],
+        'demo': ['scikit-image', 'scikit-learn'],
+        'export': ['onnx>=1.14', 'onnxruntime>=1.22'],
+        'openvino': ['onnx>=1.14', 'openvino>=2024.4'],
+        'dev': [
+            *('pytest', 'pytest-xdist', 'ruff==0.17.*', 'scikit-image', 'scikit-learn', 'playwright'),
+            *('onnx', 'onnxruntime', 'openvino'),
+        ],
     },
     classifiers=[
         'Development Status :: 4 - Beta',

@@ -25,6 +25,7 @@ MODULES = (  # each registers its classes when imported
     'archs.rrn_arch',
     'archs.rsdn_arch',
     'archs.tdan_arch',
+    'data.synthetic_motion_dataset',
     'data.vsr_train_dataset',
     'data.vsr_test_dataset',
     'metrics.tof',

@@ -23,6 +23,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import get_root_logger
 from torch.utils.data import Dataset, default_collate
+from tqdm import trange
 
 from basicsr_plugins.benchmark.machine import describe_machine
 from basicsr_plugins.data.augmentation import to_device_samples
@@ -149,7 +150,7 @@ def measure_alone(options: Mapping[str, dict], rounds: int) -> dict[str, list[fl
     datasets = {name: build_dataset(opt) for name, opt in options.items()}
     times = {key: [] for name in options for key in (name, f'{name} + device')}
     rng = random.Random(0)
-    for number in range(rounds + 1):  # the first one fills caches
+    for number in trange(rounds + 1, desc='datasets', unit='round'):  # the first one fills caches
         for name, dataset in datasets.items():
             indices = [rng.randrange(len(dataset)) for _ in range(2 if 'png' in name else 20)]
             plain = clock(lambda dataset=dataset, indices=indices: [dataset[i] for i in indices])
@@ -168,7 +169,7 @@ def on_device(dataset: Dataset, index: int) -> dict:
 def measure_loader(options: Mapping[str, dict], rounds: int, workers: int, batch_size: int) -> dict[str, list[float]]:
     """Seconds per sample in each round, through the toolbox's loader with workers."""
     times = {name: [] for name in options}
-    for number in range(rounds):
+    for number in trange(rounds, desc='loader', unit='round'):
         for name, opt in options.items():
             opt = {**opt, 'io_backend': dict(opt['io_backend'])}
             opt.update(num_worker_per_gpu=workers, batch_size_per_gpu=batch_size)

@@ -40,9 +40,12 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs.pyramid_flow import PyramidFlow
 from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet
 from basicsr_plugins.errors import InputError
+
+FLOW_NETWORKS = {'spynet': build_spynet, 'pyramid': PyramidFlow}
 
 
 @ARCH_REGISTRY.register()
@@ -57,10 +60,13 @@ class EFAR(RecurrentNetwork):
         deform_groups: Groups of channels that share an offset; divides `num_feat`.
         coupled_propagation: Whether the forward pass sees the backward pass's state of the same frame.
         max_residue_magnitude: Bound of the predicted offsets around the flow, in LR pixels; None for none.
-        spynet_path: SpyNet weights in the format of BasicSR's `SpyNet(load_path)`; without, flow starts untrained.
+        upsample_feat: Channels of the upsampler at twice and four times the size; None: `num_feat`, then 64.
+        flow: `spynet`, or `pyramid` for the much cheaper `PyramidFlow`.
+        spynet_path: Weights of the flow network; without, flow starts untrained. Of SpyNet in the format of BasicSR's
+            `SpyNet(load_path)`, of PyramidFlow under the key `params`.
 
     Raises:
-        InputError: If an argument is out of its range, or `spynet_path` does not hold SpyNet weights.
+        InputError: If an argument is out of its range, or `spynet_path` does not hold the flow network's weights.
     """
 
     scale = 4
@@ -75,16 +81,20 @@ class EFAR(RecurrentNetwork):
         deform_groups: int = 1,
         coupled_propagation: bool = False,
         max_residue_magnitude: float | None = None,
+        upsample_feat: int | None = None,
+        flow: str = 'spynet',
         spynet_path: str | None = None,
     ):
         super().__init__()
+        if flow not in FLOW_NETWORKS:
+            raise InputError(f'EFAR: flow is {flow!r}, but must be one of {", ".join(FLOW_NETWORKS)}.')
         if deform_groups < 1 or num_feat % deform_groups:
             raise InputError(f'EFAR: deform_groups ({deform_groups}) must divide num_feat ({num_feat}).')
         if not dilations or min(dilations) < 1:
             raise InputError(f'EFAR: dilations must be one or more rates from 1 on, but is {list(dilations)}.')
         self.coupled_propagation = coupled_propagation
 
-        self.spynet = build_spynet(spynet_path)
+        self.spynet = FLOW_NETWORKS[flow](spynet_path)  # the toolbox's trainer knows a flow network by this name
         self.extractor = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, 1, 1),
             *(MultiBranchBlock(num_feat, tuple(dilations)) for _ in range(num_extract_block)),
@@ -93,7 +103,7 @@ class EFAR(RecurrentNetwork):
         self.forward_propagation = EnhancedPropagation(
             num_feat, num_block, deform_groups, max_residue_magnitude, num_extra=num_feat if coupled_propagation else 0
         )
-        self.upsampler = MultiScaleUpsampler(num_feat)
+        self.upsampler = MultiScaleUpsampler(num_feat, upsample_feat)
 
     def step_inputs(self, step: str) -> tuple[str, ...]:
         """Without coupling the forward pass does not take the backward pass's states."""
@@ -108,11 +118,26 @@ class EFAR(RecurrentNetwork):
     def flow(self, frame: Tensor, other: Tensor) -> Tensor:
         return self.spynet(frame, other)
 
-    def backward_step(self, frame, feat, state, previous_feat, flow_to_previous, flow_to_next) -> Tensor:
+    def backward_step(
+        self,
+        frame: Tensor,
+        feat: Tensor,
+        state: Tensor | None,
+        previous_feat: Tensor | None,
+        flow_to_previous: Tensor | None,
+        flow_to_next: Tensor | None,
+    ) -> Tensor:
         return self.backward_propagation(frame, feat, state, flow_to_next, previous_feat, flow_to_previous)
 
     def forward_step(
-        self, frame, feat, state, next_feat, flow_to_previous, flow_to_next, backward_state=None
+        self,
+        frame: Tensor,
+        feat: Tensor,
+        state: Tensor | None,
+        next_feat: Tensor | None,
+        flow_to_previous: Tensor | None,
+        flow_to_next: Tensor | None,
+        backward_state: Tensor | None = None,
     ) -> Tensor:
         return self.forward_propagation(frame, feat, state, flow_to_previous, next_feat, flow_to_next, backward_state)
 
@@ -177,15 +202,21 @@ class EnhancedPropagation(nn.Module):
 
 
 class MultiScaleUpsampler(nn.Module):
-    """Upsampling that sees the LR frame again at x2 and adds it at x4 (Section 2.4, Figure 4)."""
+    """Upsampling that sees the LR frame again at x2 and adds it at x4 (Section 2.4, Figure 4).
 
-    def __init__(self, num_feat: int):
+    Args:
+        num_feat: Channels of the states.
+        upsample_feat: As in `EFAR`.
+    """
+
+    def __init__(self, num_feat: int, upsample_feat: int | None = None):
         super().__init__()
+        feat_x2, feat_x4 = (upsample_feat or num_feat), (upsample_feat or 64)
         self.fusion = nn.Conv2d(2 * num_feat, num_feat, 1)
-        self.upconv1 = nn.Conv2d(num_feat, 4 * num_feat, 3, 1, 1)
-        self.fusion_x2 = nn.Conv2d(num_feat + 3, num_feat, 1)
-        self.upconv2 = nn.Conv2d(num_feat, 4 * 64, 3, 1, 1)
-        self.conv_last = nn.Conv2d(64, 3, 3, 1, 1)
+        self.upconv1 = nn.Conv2d(num_feat, 4 * feat_x2, 3, 1, 1)
+        self.fusion_x2 = nn.Conv2d(feat_x2 + 3, feat_x2, 1)
+        self.upconv2 = nn.Conv2d(feat_x2, 4 * feat_x4, 3, 1, 1)
+        self.conv_last = nn.Conv2d(feat_x4, 3, 3, 1, 1)
         self.pixel_shuffle = nn.PixelShuffle(2)
         self.lrelu = nn.LeakyReLU(0.1, inplace=True)
 

@@ -18,7 +18,7 @@ import torch
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.settings import UpscaleSettings
-from basicsr_plugins.upscaling import load_network, upscale
+from basicsr_plugins.upscaling import choose_weights, load_network, upscale
 from basicsr_plugins.video.media import VideoSettings
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -29,11 +29,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('input', help='a video file, a folder of images, or a glob in quotes')
     parser.add_argument('-o', '--output', required=True, help='a video file (.mp4, .mkv, .mov), or a folder for PNGs')
     group = parser.add_argument_group('network')
-    group.add_argument('--checkpoint', help='weights; params_ema are taken first')
+    group.add_argument(
+        '--weights',
+        '--checkpoint',
+        metavar='NAME|FILE',
+        help='shipped weights (see `basicsr-plugins weights`), or a file (.pth, .safetensors); default: those shipped '
+        'for a video file or for images',
+    )
     group.add_argument(
         '--network',
         metavar='TYPE[:KEY=VALUE,...]',
-        help="the network, or an option file; default: the option file in the checkpoint's experiment folder",
+        help='the network, or an option file; default: what the weights say',
     )
     group.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     group.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation')
@@ -70,7 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: If something that the user gave cannot be used.
     """
     args = parse_args(argv)
-    net = load_network(args.checkpoint, args.network, args.device, args.scale)
+    weights = args.weights
+    if weights is None and args.network is None:
+        weights, note = choose_weights(args.input, args.device)
+        print(f'note: {note or f"the weights are {weights}."}', file=sys.stderr)
+    net = load_network(weights, args.network, args.device, args.scale)
     settings = UpscaleSettings(
         mode=args.mode,
         segment=args.segment,
@@ -103,6 +113,6 @@ def tile_side(text: str) -> int | str | None:
     """What `UpscaleSettings.tile` is for `auto`, `none` or a number."""
     if text in ('auto', 'none'):
         return None if text == 'none' else text
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise InputError(f'--tile must be auto, none or a number of pixels, but is {text!r}.')
     return int(text)

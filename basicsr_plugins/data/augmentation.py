@@ -1,7 +1,7 @@
 """Flips and rotation of training samples, which travel as uint8 and become floats on the device.
 
-The choice is made in the dataset, with the sample's seed; here it is applied, by the dataset itself or, to a quarter of
-the data moved, by the model (`to_device_samples`). Both give the toolbox's very values.
+The choice is made in the dataset, with the sample's seed. It is applied by the dataset itself, or by the model
+(`to_device_samples`), so that a quarter of the bytes has to be moved. Both give the toolbox's very values.
 
 Shape shorthand: b samples, t frames, h and w height and width of a patch.
 """

@@ -18,6 +18,7 @@ from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame, stored
 from basicsr_plugins.data.lmdb_reading import get_value
 from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_from_lmdb, read_meta_info
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import is_cut_short
 from basicsr_plugins.option_schema import Key
 
 VAL_PARTITIONS = {
@@ -68,7 +69,8 @@ class ClipReader:
         """
         if not self.is_lmdb:
             name = str(self.root / clip / frame)
-            return self._decode(self._read_file(name), name)
+            content = self._read_file(name)
+            return self._decode(b'' if is_cut_short(content) else content, name)
         key = f'{clip}/{PurePath(frame).stem}'
         value, owner = get_value(self.root, key)
         name = f'{key} of {self.root}'

@@ -26,7 +26,7 @@ import numpy as np
 
 from basicsr_plugins.data.meta_info import ClipInfo, StrPath
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.files import write_atomically
+from basicsr_plugins.files import is_cut_short, write_atomically
 
 try:
     import fcntl
@@ -57,8 +57,7 @@ def read_image(path: StrPath) -> np.ndarray:
 
 def decode_image(data: bytes) -> np.ndarray | None:
     """Decode an image; None where it is damaged."""
-    # OpenCV fills up a JPEG that is cut short with grey; its end marker cannot occur within its data
-    if not data or (data.startswith(b'\xff\xd8') and b'\xff\xd9' not in data[-1024:]):
+    if not data or is_cut_short(data):
         return None
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
 

@@ -16,8 +16,9 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
 from basicsr_plugins.data.augmentation import FRAMES, choose_flips, to_floats
-from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, check_convention, check_sources
+from basicsr_plugins.data.bd_lr import check_sources
 from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
+from basicsr_plugins.data.degradation import lq_maker
 from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.data.sampling import SeededIndex, SeededSampler, seeded
@@ -26,6 +27,7 @@ from basicsr_plugins.option_file import check_dataset_options
 from basicsr_plugins.option_schema import Key, Schema
 
 Frame = Union[StoredFrame, DecodedFrame]
+DEGRADATION = 4  # begins the seed of a sample's degradation
 
 
 @DATASET_REGISTRY.register()
@@ -38,8 +40,9 @@ class VSRTrainDataset(Dataset):
     Args:
         opt: The section `datasets.train`. Keys:
             dataroot_gt, dataroot_lq (str): Folders of clips, or LMDBs.
-            degradation (str, optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches, which may then
-                lie at any pixel, see `data.bd_lr`; they are not rounded to 8 bits.
+            degradation (str | list[dict], optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches,
+                which may then lie at any pixel: a convention of `data.bd_lr` (not rounded to 8 bits), a preset or a
+                list of steps of `data.degradation`.
             io_backend (dict): `type: disk` or `type: lmdb`; the layout of an LMDB is found out.
             meta_info_file (str, optional): Lines `000 100 (720,1280,3)`; without it, the LMDB's own meta_info.txt or
                 the folders say which clips there are.
@@ -61,7 +64,7 @@ class VSRTrainDataset(Dataset):
     option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
         'dataroot_gt': Key('str', required=True),
         'dataroot_lq': Key('str | None'),
-        'degradation': Key('str | None', choices=tuple(CONVENTIONS), noun='degradation'),
+        'degradation': Key('str | list[dict] | None'),
         'io_backend': IO_BACKEND,
         'meta_info_file': Key('str | None'),
         'val_partition': Key('str | list[str] | None'),
@@ -91,9 +94,9 @@ class VSRTrainDataset(Dataset):
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
 
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
-        self.degradation = opt.get('degradation')
-        if self.degradation is not None:
-            check_convention(self.degradation, self.scale)
+        self.make_lq = None
+        if opt.get('degradation') is not None:
+            self.make_lq = lq_maker(where, opt['degradation'], self.scale)
             self.lq, self.lq_scale = self.gt, 1
         else:
             self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
@@ -166,8 +169,8 @@ class VSRTrainDataset(Dataset):
         if self.uint8:
             return {**sample, 'flips': flips}
         sample = {key: to_floats(value, flips) if key in FRAMES else value for key, value in sample.items()}
-        if self.degradation is not None:  # after the flips, which would move the place of its pixels
-            sample['lq'] = bd_downsample(sample['gt'], self.degradation, self.scale)
+        if self.make_lq is not None:  # after the flips, which would move the place of its pixels
+            sample['lq'] = self.make_lq(sample['gt'], np.random.default_rng([DEGRADATION, *item.seed]))
         return sample
 
     def _choose_frames(self, first: int, length: int) -> list[int]:
@@ -197,7 +200,7 @@ class VSRTrainDataset(Dataset):
             if lq is not gt:
                 lq.copy_patch(top, left, lq_patch)
         sample = {'gt': torch.from_numpy(gts)}
-        return sample if self.degradation is not None else {'lq': torch.from_numpy(lqs), **sample}
+        return sample if self.make_lq is not None else {'lq': torch.from_numpy(lqs), **sample}
 
     def _open_pair(self, lq_clip: ClipInfo, gt_clip: ClipInfo, i: int) -> tuple[Frame, Frame]:
         gt = self.gt.open(gt_clip.name, gt_clip.frames[i])
