@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
 MODULES = (  # each registers its classes when imported
+    'archs.basicavsr_arch',
     'archs.bicubic_arch',
     'archs.efar_arch',
     'archs.frvsr_arch',

@@ -15,6 +15,11 @@ The last three take, of frame i, any of `frame`, `feat`, `previous_frame`, `next
     state            in a pass that of the frame it came from, None where it starts; in `upsample` the forward pass's
     backward_state   the backward pass's state of the frame itself
 
+and `upsample` also, of up to `num_lookahead` frames (an attribute of the network) after frame i, in order
+
+    next_states      the forward pass's states, which must not need the backward pass's
+    flows_to_next    the flows from frame i to each
+
 What lies beyond the clip's ends, or before the start of a pass, is None. A state is a tensor (b, c, h, w) or a tuple of
 such tensors, with the height and width of the frame, so that it can be cut into tiles.
 
@@ -38,13 +43,20 @@ NEIGHBOURS = {'previous': -1, 'next': 1}
 INPUTS = (
     *('frame', 'feat', 'state', 'backward_state'),
     *(name for side in NEIGHBOURS for name in (f'{side}_frame', f'{side}_feat', f'flow_to_{side}')),
+    *('next_states', 'flows_to_next'),
 )
 STEPS = ('backward_step', 'forward_step', 'upsample')
 CAME_FROM = {'backward_step': 1, 'forward_step': -1}  # where a pass's previous frame lies
 
 
 class Steps:
-    """What the steps of a network take, read from the names of their arguments."""
+    """What the steps of a network take, read from the names of their arguments.
+
+    Attributes:
+        num_lookahead: Of how many frames ahead `upsample` takes the forward states.
+    """
+
+    num_lookahead = 0
 
     def step_inputs(self, step: str) -> tuple[str, ...]:
         """The names of what `backward_step`, `forward_step` or `upsample` takes; none where there is no such step.
@@ -59,9 +71,11 @@ class Steps:
 
     @property
     def ahead(self) -> int:
-        """How many frames the forward pass sees ahead by itself: 0 or 1."""
-        names = self.step_inputs('forward_step') + self.step_inputs('upsample')
-        return int(any('next' in name for name in names))
+        """How many frames the forward pass sees ahead by itself."""
+        steps, upsample = (
+            any('next' in name for name in self.step_inputs(step)) for step in ('forward_step', 'upsample')
+        )
+        return max(steps + self.num_lookahead, int(upsample))
 
     @property
     def coupled(self) -> bool:
@@ -124,16 +138,33 @@ class Clip:
         """The result of `backward_step`, `forward_step` or `upsample` for frame i; None where there is no such step."""
         if not self._steps.has_step(name):
             return None
+        if name == 'forward_step' and ('state', i) in self._known:
+            return self._known['state', i]
         states = {'state': state, 'backward_state': backward_state}
         starts = state is None and name in CAME_FROM
         beyond = i + CAME_FROM[name] if starts else None  # not of this pass
-        inputs = {
-            what: states[what] if what in states else self._input(what, i, beyond)
-            for what in self._steps.step_inputs(name)
-        }
+        names = self._steps.step_inputs(name)
+        if 'next_states' in names:
+            states['next_states'] = self._next_states(i, state)
+        inputs = {what: states[what] if what in states else self._input(what, i, beyond) for what in names}
         return self._run(getattr(self._steps, name), **inputs)
 
-    def _input(self, what: str, i: int, beyond: int | None) -> Tensor | None:
+    def _next(self, i: int) -> range:
+        if self._steps.num_lookahead < 1:
+            raise TypeError(f'{type(self._steps).__name__} takes what lies ahead, but its num_lookahead is not set.')
+        return range(i + 1, min(i + self._steps.num_lookahead, len(self) - 1) + 1)
+
+    def _next_states(self, i: int, state: State | None) -> tuple[State, ...] | None:
+        """Of the frames after i, each computed once: the forward pass takes them up when it comes there."""
+        states = []
+        for j in self._next(i):
+            state = self._once(('state', j), functools.partial(self.step, 'forward_step', j, state))
+            states.append(state)
+        return tuple(states) or None
+
+    def _input(self, what: str, i: int, beyond: int | None) -> State | None:
+        if what == 'flows_to_next':
+            return tuple(self.flow(i, j) for j in self._next(i)) or None
         *side, kind = what.split('_')  # ['next'], 'feat'; or ['flow', 'to'], 'next'
         if not side:
             return getattr(self, kind)(i)
@@ -164,7 +195,7 @@ class Clip:
         """Forget what belongs to other frames than `first` to `last`."""
         self._known = {key: value for key, value in self._known.items() if first <= key[1] <= last}
 
-    def _once(self, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
+    def _once(self, key: tuple, compute: Callable[[], State]) -> State:
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]

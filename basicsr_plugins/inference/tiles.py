@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from basicsr_plugins.archs.recurrent import State
+from basicsr_plugins.errors import InputError
 
 
 class Tile(NamedTuple):
@@ -80,9 +81,13 @@ class TiledRunner:
     def __call__(self, step: Callable[..., State], **inputs: State | None) -> State:
         """As `step(**inputs)`: (b, c, h, w), tuples of these or None -> (b, c', s * h, s * w), or a tuple of these.
 
+        Raises:
+            InputError: If the step enlarges by no whole factor.
+
         The border around a tile grows by the largest of the flows, in pixels: so far beyond the tile they reach.
         """
-        flows = [value for name, value in inputs.items() if name.startswith('flow_') and value is not None]
+        found = [value for name, value in inputs.items() if name.startswith('flow') and value is not None]
+        flows = [flow for value in found for flow in (value if isinstance(value, tuple) else (value,))]
         reach = max((math.ceil(float(flow.abs().max())) for flow in flows), default=0)
         h, w = _size(inputs)
         wholes = None
@@ -90,7 +95,13 @@ class TiledRunner:
             cropped = {name: tile.crop(value) for name, value in inputs.items()}
             result = step(**cropped)
             parts = result if isinstance(result, tuple) else (result,)
-            scale = parts[0].size(-1) // _size(cropped)[1]
+            taken, given = _size(cropped), parts[0].shape[-2:]
+            scale = given[1] // taken[1]
+            if tuple(given) != (scale * taken[0], scale * taken[1]):
+                raise InputError(
+                    f'in tiles a step must enlarge by a whole factor, but one makes {given[1]}x{given[0]} of '
+                    f'{taken[1]}x{taken[0]}; run it without tiles.'
+                )
             if wholes is None:
                 wholes = tuple(part.new_empty(*part.shape[:-2], scale * h, scale * w) for part in parts)
             for part, whole in zip(parts, wholes):
