@@ -166,6 +166,29 @@ PUBLISHED = [
     ),
 ]
 
+# the sizes that were published, and their parameters
+SIZES = [
+    ({'type': 'BasicVSR', 'num_feat': 64, 'num_block': 30}, BASICVSR_NAMES, 6_291_311),
+    (
+        {'type': 'IconVSR', 'num_feat': 64, 'num_block': 30, 'temporal_padding': 2},
+        [*BASICVSR_NAMES, *EDVR_NAMES[:3]],
+        8_694_991,
+    ),
+    ({'type': 'BasicVSRPlusPlus', 'mid_channels': 64, 'num_blocks': 7}, BASICVSR_NAMES[:2], 7_322_927),
+    (
+        {'type': 'BasicVSRPlusPlus', 'mid_channels': 128, 'num_blocks': 25, 'is_low_res_input': False},
+        BASICVSR_NAMES[:2],
+        44_075_631,
+    ),
+    ({'type': 'EDVR', 'num_feat': 64, 'num_frame': 5, 'num_reconstruct_block': 10}, EDVR_NAMES, 3_300_131),
+    ({'type': 'EDVR', 'num_feat': 64, 'num_frame': 5, 'with_tsa': False}, EDVR_NAMES, 2_996_259),
+    ({'type': 'EDVR', 'num_feat': 128, 'num_frame': 5, 'num_reconstruct_block': 40}, EDVR_NAMES, 20_633_827),
+    ({'type': 'TDAN', 'num_feat': 64, 'num_frame': 5, 'num_block': 10, 'deform_groups': 8}, TDAN_NAMES, 1_970_819),
+    ({'type': 'RRN', 'num_feat': 128, 'num_block': 10, 'scale': 4}, RRN_NAMES, 3_364_400),
+    ({'type': 'RSDN', 'num_feat': 128, 'num_block': 9}, RSDN_NAMES, 6_180_236),
+    ({'type': 'FRVSR', 'num_feat': 64, 'num_block': 10, 'residual': True}, FRNET_NAMES, 2_589_093),
+]
+
 
 def ids(cases):
     return [f'{case[0]["type"]}{number}' for number, case in enumerate(cases)]
@@ -245,6 +268,15 @@ class TestPublishedNames:
         entry = read_entry('', {'checkpoint': str(tmp_path / 'w.pth')})
         assert {key: entry.options[key] for key in options} | options == options
         assert_equal(entry.build(), net)
+
+    @pytest.mark.parametrize(('options', 'names', 'count'), SIZES, ids=ids(SIZES))
+    def test_published_sizes(self, options, names, count, tmp_path):
+        with torch.device('meta'):
+            net = build_network(dict(options))
+        assert sum(parameter.numel() for parameter in net.parameters()) == count
+        weights = {name: torch.zeros(1).expand(value.shape) for name, value in published(net, names).items()}
+        torch.save({'state_dict': prefixed('generator.', weights)}, tmp_path / 'w.pth')  # a number for each weight
+        assert recognise(tmp_path / 'w.pth').items() >= options.items()
 
     @pytest.mark.parametrize('container', CONTAINERS)
     @pytest.mark.parametrize(('options', 'names'), [(BASICVSR, BASICVSR_NAMES), (BASICVSR, []), (RRN, RRN_NAMES)])
