@@ -2,16 +2,17 @@
 
 The neighbourhood of each LR pixel is sampled bilinearly at the centres of the HR pixels, multiplied by a kernel, and
 folded on the HR grid (ST-AVSR, Shang et al., ECCV 2024). The kernels do not depend on the image. With H / h = p / q in
-lowest terms they repeat every p rows, likewise in columns: one tile of p x p' HR pixels has them all. Positions are
+lowest terms they repeat every p rows, likewise in columns: p rows are computed once for a size and kept. Positions are
 computed from integers, so that they repeat exactly and do not depend on the size of the frame.
 
 Shape shorthand: b batch, c channels, h and w height and width of the LR frame, H and W of the HR frame, k the nine
-positions of a 3x3 neighbourhood in raster order. Channel c * 9 + k, as `F.unfold` has it, is position k of channel c.
+positions of a 3x3 neighbourhood in raster order.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 import torch
@@ -39,7 +40,7 @@ class HyperUpsampler(nn.Module):
         self.kernel = KernelNetwork(num_feat)
         self.conv_mix = nn.Conv2d(num_feat, num_feat, 1)
         self.conv_last = nn.Conv2d(num_feat, 3, 3, 1, 1)
-        self._kept = None  # (scales, weights, tile of kernels)
+        self._kept = None  # (scales, width and what weights are on, weights, kernels)
 
     def forward(self, feat: Tensor, frame: Tensor, size: tuple[int, int]) -> Tensor:
         """Upsample.
@@ -62,7 +63,7 @@ class HyperUpsampler(nn.Module):
             else max(BAND_ELEMENTS // (NEIGHBOURS * feat[..., 0, 0].numel() * width), 4)
         )
         scales = tuple(Fraction(target, length) for target, length in zip(size, feat.shape[-2:]))
-        tile = self._tile(*scales)
+        tile = self._tile(scales, width)
         starts = range(0, height, rows)
         bands = [self._band(feat, size, scales, tile, start, min(start + rows, height)) for start in starts]
         return torch.cat(bands, dim=2) + F.interpolate(frame, size=size, mode='bilinear', align_corners=False)
@@ -74,32 +75,38 @@ class HyperUpsampler(nn.Module):
         """
         height, width = size
         top, bottom = max(start - 2, 0), min(stop + 2, height)
-        samples = sample_neighbourhoods(feat, size, top, bottom)
         phases = (torch.arange(top, bottom) % scales[0].numerator).to(feat.device)
-        kernels = self.kernel(*scales, phases) if tile is None else tile[:, phases]
-        columns = (torch.arange(width) % scales[1].numerator).to(feat.device)
-        product = samples * kernels[..., columns].to(samples.dtype)
-        folded = F.fold(product.flatten(2), (bottom - top, width), 3, padding=1)
-        folded = folded[:, :, int(top > 0) : bottom - top - int(bottom < height)]  # whose neighbours are all there
+        kernels, rows = (self._kernels(scales, phases, width), slice(None)) if tile is None else (tile, phases)
+        folded = feat.new_zeros(*feat.shape[:2], bottom - top + 2, width + 2)
+        for k, samples in enumerate(sample_neighbourhoods(feat, size, top, bottom)):
+            shifted = (slice(k // 3, k // 3 + bottom - top), slice(k % 3, k % 3 + width))
+            folded[(..., *shifted)] += samples * kernels[k][:, rows].to(samples.dtype)
+        # without the rows whose neighbours are not there
+        folded = folded[:, :, 1 + int(top > 0) : bottom - top + 1 - int(bottom < height), 1:-1]
         residue = self.conv_last(F.leaky_relu(self.conv_mix(folded), 0.1))
         first = start - top - int(top > 0)
         return residue[:, :, first : first + stop - start]
 
-    def _tile(self, alpha: Fraction, beta: Fraction) -> Tensor | None:
-        """All kernels of two scales, (9 * c, p, p'), which are kept where there are no gradients; None: too many.
+    def _kernels(self, scales: tuple[Fraction, Fraction], phases: Tensor, width: int) -> Tensor:
+        """Of HR rows, by their place in the tile, (9, c, r, W)."""
+        columns = torch.arange(width, device=phases.device) % scales[1].numerator
+        return self.kernel(*scales, phases)[..., columns]
+
+    def _tile(self, scales: tuple[Fraction, Fraction], width: int) -> Tensor | None:
+        """The kernels of all rows that differ, (9, c, p, W), kept where there are no gradients; None: too many.
 
         Weights may change behind the module's back (an average of weights, a checkpoint), so they are compared.
         """
-        rows, columns = alpha.numerator, beta.numerator
-        if rows * columns * NEIGHBOURS * self.conv_mix.in_channels > KEPT_ELEMENTS:
+        rows = scales[0].numerator
+        if rows * width * NEIGHBOURS * self.conv_mix.in_channels > KEPT_ELEMENTS:
             return None
         weights = torch.cat([parameter.flatten() for parameter in self.kernel.parameters()])
         phases = torch.arange(rows, device=weights.device)
         if torch.is_grad_enabled() or weights.is_meta:
-            return self.kernel(alpha, beta, phases)
-        described = (alpha, beta, weights.device, weights.dtype)
+            return self._kernels(scales, phases, width)
+        described = (*scales, width, weights.device, weights.dtype)
         if self._kept is None or self._kept[0] != described or not torch.equal(self._kept[1], weights):
-            self._kept = described, weights, self.kernel(alpha, beta, phases)
+            self._kept = described, weights, self._kernels(scales, phases, width)
         return self._kept[2]
 
 
@@ -134,7 +141,7 @@ class KernelNetwork(nn.Module):
             rows: (r,), which HR rows, from 0 to p - 1.
 
         Returns:
-            (9 * c, r, p'), float32 (or the weights' dtype).
+            (9, c, r, p'), in the weights' dtype.
         """
         weight = self.layers[0].weight
         y, x = (relative_positions(scale).to(weight) for scale in (alpha, beta))
@@ -150,7 +157,7 @@ class KernelNetwork(nn.Module):
             hidden = sum(F.linear(code, part) for code, part in zip(codes, parts)) + self.layers[0].bias
             for layer in self.layers[1:]:
                 hidden = layer(torch.sin(SINE_FACTOR * hidden))
-        return hidden.permute(3, 2, 0, 1).flatten(0, 1)  # (r, p', 9, c) -> (c * 9, r, p')
+        return hidden.permute(2, 3, 0, 1)  # (r, p', 9, c) -> (9, c, r, p')
 
 
 class PairEncoder(nn.Module):
@@ -187,38 +194,45 @@ def relative_positions(scale: Fraction) -> Tensor:
     return (centre - (2 * nearest + 1) * p).double() / p
 
 
-def sample_neighbourhoods(feat: Tensor, size: tuple[int, int], start: int, stop: int) -> Tensor:
-    """Sample the 3x3 neighbourhoods of LR pixels bilinearly at the centres of HR pixels; zeros outside.
+def sample_neighbourhoods(feat: Tensor, size: tuple[int, int], start: int, stop: int) -> Iterator[Tensor]:
+    """Sample each position of the LR pixels' 3x3 neighbourhoods bilinearly at the centres of HR pixels.
+
+    Both a neighbour that is outside the frame and an LR pixel that is count as zero.
 
     Args:
         feat: (b, c, h, w).
         size: H and W.
         start, stop: HR rows `start` to `stop` - 1.
 
-    Returns:
-        (b, 9 * c, `stop` - `start`, W).
+    Yields:
+        Nine times (b, c, `stop` - `start`, W), in raster order.
     """
-    b, c, h, w = feat.shape
-    row, row_weight = bilinear_taps(h, size[0])
-    column, column_weight = bilinear_taps(w, size[1])
-    row, row_weight = row[start:stop], row_weight[start:stop]
-    above, below = int(row[0]), int(row[-1]) + 1  # the LR rows that are read, -1 and h being outside
+    h, w = feat.shape[-2:]
+    row, row_weights = bilinear_taps(h, size[0])
+    column, column_weights = bilinear_taps(w, size[1])
+    row, row_weights = row[start:stop], row_weights[:, start:stop]
+    above, below = int(row[0]) - 1, int(row[-1]) + 2  # the LR rows that are read
     first, last = max(above, 0), min(below, h - 1)
-    around = F.unfold(F.pad(feat, (1, 1, 1, 1))[:, :, first : last + 3], 3)
-    around = F.pad(around.view(b, NEIGHBOURS * c, -1, w), (1, 1, first - above, below - last))
-    around = interpolate(around, 3, column + 1, column_weight)
-    return interpolate(around, 2, row - above, row_weight)
+    around = F.pad(feat[:, :, first : last + 1], (2, 2, first - above, below - last))
+    across = [interpolate(around, 3, column + 1 + x, column_weights) for x in range(3)]
+    for y in range(3):
+        for x in range(3):
+            yield interpolate(across[x], 2, row - above - 1 + y, row_weights)
 
 
 def bilinear_taps(length: int, target: int) -> tuple[Tensor, Tensor]:
-    """For the centres of `target` pixels over `length` ones: the pixel before, from -1 on, and the next's weight."""
+    """For the centres of `target` pixels over `length` ones: the pixel before, and the weights of it and of the next.
+
+    The pixel is -1 to length - 1, (target,); weights, (2, target), of pixels outside are zero.
+    """
     centre = (2 * torch.arange(target) + 1) * length - target  # in a unit in which an LR pixel is 2 * target wide
     before = torch.div(centre, 2 * target, rounding_mode='floor')
-    return before, (centre - before * 2 * target).double() / (2 * target)
+    fraction = (centre - before * 2 * target).double() / (2 * target)
+    return before, torch.stack(((1 - fraction) * (before >= 0), fraction * (before + 1 < length)))
 
 
-def interpolate(x: Tensor, dim: int, index: Tensor, weight: Tensor) -> Tensor:
-    """Between the slices `index` and `index` + 1 of `dim`, (1 - weight) of the one and `weight` of the other."""
+def interpolate(x: Tensor, dim: int, index: Tensor, weights: Tensor) -> Tensor:
+    """The slices `index` and `index` + 1 of `dim`, (n,), weighted by `weights`, (2, n)."""
     index = index.to(x.device)
-    weight = weight.to(x).view(-1, *[1] * (x.dim() - 1 - dim))
-    return torch.lerp(x.index_select(dim, index), x.index_select(dim, index + 1), weight)
+    first, second = weights.to(x).view(2, -1, *[1] * (x.dim() - 1 - dim))
+    return x.index_select(dim, index) * first + x.index_select(dim, index + 1) * second

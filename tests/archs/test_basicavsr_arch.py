@@ -189,7 +189,7 @@ def test_kernels_equal_the_description():
         products = torch.tensor(products)
         return network.encoders[name].linear(torch.cat((products.sin(), products.cos())))
 
-    assert tile.shape == (27, 5, 4)
+    assert tile.shape == (9, 3, 5, 4)
     for i in range(5):
         for j in range(4):
             near = (2 * i + 1) * 2 // 10
@@ -203,7 +203,7 @@ def test_kernels_equal_the_description():
                 hidden = torch.cat(codes)
                 for layer in network.layers[:-1]:
                     hidden = torch.sin(30 * layer(hidden))
-                torch.testing.assert_close(tile[k::9, i, j], network.layers[-1](hidden), rtol=0, atol=2e-3)
+                torch.testing.assert_close(tile[k, :, i, j], network.layers[-1](hidden), rtol=0, atol=2e-3)
 
 
 def upsample_directly(unit, feat, frame, size):
@@ -222,7 +222,7 @@ def upsample_directly(unit, feat, frame, size):
             for k in range(9):
                 row, column = i - (k // 3 - 1), j - (k % 3 - 1)
                 if 0 <= row < height and 0 <= column < width:
-                    kernel = tile[k::9, row % scales[0].numerator, column % scales[1].numerator]
+                    kernel = tile[k, :, row % scales[0].numerator, column % scales[1].numerator]
                     folded[:, :, i, j] += samples[:, k::9, row, column] * kernel
     bilinear = F.interpolate(frame, size=size, mode='bilinear', align_corners=False)
     return unit.conv_last(F.leaky_relu(unit.conv_mix(folded), 0.1)) + bilinear
@@ -259,20 +259,23 @@ def test_bands_and_kernels_that_are_not_kept_give_the_same(size, monkeypatch):
 
 @torch.no_grad()
 def test_kept_kernels_are_used_until_scale_or_weights_change(monkeypatch):
-    """Bit for bit as when they are computed anew; other sizes of the same scale share them."""
+    """Bit for bit as when they are computed anew; frames of other heights share them."""
     unit, feat, frame = unit_and_inputs()
     computed = []
     forward = unit.kernel.forward
     monkeypatch.setattr(unit.kernel, 'forward', lambda *scales: computed.append(scales[:2]) or forward(*scales))
     fresh = unit(feat, frame, (20, 24))
     assert torch.equal(unit(feat, frame, (20, 24)), fresh)
-    unit(torch.randn(1, 4, 7, 9), torch.rand(1, 3, 7, 9), (28, 36))
+    unit(torch.randn(1, 4, 7, 6), torch.rand(1, 3, 7, 6), (28, 24))
     assert computed == [(4, 4)]
+    tile = unit._kept[2]
+    unit(torch.randn(1, 4, 7, 9), torch.rand(1, 3, 7, 9), (28, 36))
+    assert torch.equal(unit._kept[2], tile[..., :4].repeat(1, 1, 1, 9))
     unit(feat, frame, (15, 24))
-    assert computed[1:] == [(3, 4)]
+    assert computed[1:] == [(4, 4), (3, 4)]
     unit.kernel.layers[1].weight.data.mul_(0.5)  # as an average of weights is kept: no version counts it
     changed = unit(feat, frame, (20, 24))
-    assert len(computed) == 3
+    assert len(computed) == 4
     unit._kept = None
     assert torch.equal(unit(feat, frame, (20, 24)), changed)
     assert not torch.allclose(changed, fresh)
