@@ -143,9 +143,9 @@ def pad(spec: NetworkSpec, x: Tensor) -> Tensor:
 
 
 def crop(output: Tensor, padded: Tensor, size: tuple[int, int]) -> Tensor:
-    """What a network made of `padded`, without what `pad` had added to (h, w)."""
-    s = output.size(-1) // padded.size(-1)
-    return output[..., : s * size[0], : s * size[1]]
+    """What a network made of `padded`, without what `pad` had added to (h, w); its factors need not be whole."""
+    (height, width), (h, w) = output.shape[-2:], padded.shape[-2:]
+    return output[..., : round(size[0] * height / h), : round(size[1] * width / w)]
 
 
 def _pad(x: Tensor, bottom: int, right: int, mode: str) -> Tensor:
