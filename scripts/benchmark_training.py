@@ -217,9 +217,8 @@ def main():
     found = measure(args)
     machine = describe_machine(args.device)
     h, w = args.size
-    print(
-        f'{machine["gpu"] or machine["processor"]}, {args.threads or machine["threads"]} threads; {describe_versions()}'
-    )
+    print(f'{machine["gpu"] or machine["processor"]}, {args.threads or machine["threads"]} threads')
+    print(', '.join(f'{name} {version}' for name, version in describe_versions().items()))
     print(f'batch {args.batch}, {args.frames} frames of {h}x{w}, num_feat {args.num_feat}, num_block {args.num_block}')
     print_table(found)
     if args.json:

@@ -114,8 +114,8 @@ def flow_precision() -> None:
     """Keep flow in float32 under autocast, and NaN in it away from operators that crash.
 
     BasicSR's flow networks and `flow_warp` follow autocast, in every version, where coordinates beyond 256 are no whole
-    pixels any more. On a CPU NaN in a flow kills the process (`ops.finite`). With CUDA the grid of `flow_warp` is made on
-    the CPU, and its copy waits for the device at each call.
+    pixels any more. On a CPU NaN in a flow kills the process (`ops.finite`). With CUDA the grid of `flow_warp` is made
+    on the CPU, and its copy waits for the device at each call.
     """
 
     def make_estimate(original):

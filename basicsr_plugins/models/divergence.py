@@ -26,7 +26,7 @@ class SkippedSteps:
         self.can_look = device.type == 'cpu'
 
     def count(self, skipped: Tensor) -> None:
-        """Take note of a step: of a tensor of one truth value."""
+        """Take note of a step: of a tensor, 1 if it was skipped, else 0."""
         self._all.add_(skipped)
         self._in_a_row.add_(1).mul_(skipped)
         torch.maximum(self._longest, self._in_a_row, out=self._longest)

@@ -263,12 +263,14 @@ class TrainingModel(VideoRecurrentModel):
         self.scaler.unscale_(optimizer)
         parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
-        skip = ~torch.isfinite(norm + sum(self.losses.values()))
+        skip = (~torch.isfinite(norm + sum(self.losses.values()))).int()
+        if self.opt['dist']:  # what is wrong in one process is skipped in all
+            dist.all_reduce(skip, dist.ReduceOp.MAX)
         self.skipped.count(skip)
         if all(group.get('fused') for group in optimizer.param_groups):
             optimizer.found_inf = skip.float()  # its kernel looks at it, so that nothing waits for the device
             optimizer.step()
-        elif not skip:
+        elif not skip.item():
             optimizer.step()
         if self.scaler.is_enabled():
             self.scaler.update()
