@@ -98,13 +98,17 @@ def all_there(pictures: dict[str, Path]) -> bool:
 def write(path: Path, content: dict) -> None:
     """Keep a result."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content) + '\n')
+    write_atomically(path, json.dumps({'content': content, 'checksum': _checksum(content)}) + '\n')
 
 
 def read(path: Path) -> dict:
     """A result; empty where it is not there, or is damaged and has to be measured again."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (FileNotFoundError, ValueError):
+        kept = json.loads(path.read_text(encoding='utf-8'))
+        return kept['content'] if kept['checksum'] == _checksum(kept['content']) else {}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # no JSON, or JSON of something else
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def _checksum(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -552,12 +553,17 @@ def test_restored_frames_that_changed_are_measured_again(benchmark, frames_of_a_
 
 
 @pytest.mark.usefixtures('in_this_process')
-@pytest.mark.parametrize('content', ['', '{"psnr": ', '[1]', 'null'])
+@pytest.mark.parametrize('content', ['', '{"psnr": ', '[1]', 'null', '{"psnr": 99}', 'a flipped digit'])
 def test_a_damaged_result_is_measured_again(benchmark, content):
     benchmark = dataclasses.replace(benchmark, clip_names=['a'])
     first = run_benchmark(benchmark)
     for path in (benchmark.out / 'cache').rglob('*.json'):
-        path.write_text(content)
+        if content == 'a flipped digit':
+            path.write_text(
+                re.sub(r'(?<=\.\d)\d', lambda digit: str((int(digit[0]) + 1) % 10), path.read_text(), count=1)
+            )
+        else:
+            path.write_text(content)
     again = run_benchmark(benchmark).rows[0]
     assert (again.clips, again.macs) == (first.rows[0].clips, first.rows[0].macs)
     assert again.seconds_per_frame > 0
