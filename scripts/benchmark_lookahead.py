@@ -4,10 +4,14 @@
         --checkpoint experiments/compare_EFAR_1000_seed0/models/net_g_1000.pth
 """
 
+from __future__ import annotations
+
 import argparse
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
 from basicsr_plugins.errors import run_script
 from basicsr_plugins.inference import UpscaleSettings, upscale_frames
@@ -15,7 +19,7 @@ from basicsr_plugins.upscaling import load_network
 from basicsr_plugins.video.opening import open_source
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('frames', help='a video, a folder or a glob of images')
     parser.add_argument('--checkpoint', required=True)
@@ -40,12 +44,12 @@ def main():
         difference(f'exact, tiles of {tile}', run(net, frames, tile=tile), exact)
 
 
-def run(net, frames, mode='exact', **settings):
+def run(net: nn.Module, frames: Sequence[Tensor], mode: str = 'exact', **settings) -> Tensor:
     settings = UpscaleSettings(mode=mode, scene_cuts=False, **settings)
     return torch.stack(list(upscale_frames(net, frames, settings))).clamp(0, 1)
 
 
-def difference(label, restored, exact):
+def difference(label: str, restored: Tensor, exact: Tensor) -> None:
     error = (restored - exact).double()
     mse = error.square().mean().item()
     psnr = 'the same' if mse == 0 else f'{-10 * math.log10(mse):.1f}'

@@ -11,6 +11,8 @@ few frames: resident memory of the process on a CPU, memory of tensors on a GPU.
 own. The last column is the longest film's peak over the shortest's.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -18,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from basicsr_plugins.benchmark.machine import PeakMemory, describe_machine, describe_versions
 from basicsr_plugins.errors import InputError, run_script
@@ -33,7 +37,7 @@ MEBI = 2**20
 ALLOCATOR = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--network', default='EFAR', help='with num_feat and num_block, as EFAR or BasicVSR')
     parser.add_argument('--num-feat', type=int, default=16)
@@ -56,14 +60,14 @@ def parse_args():
     return args
 
 
-def generated_frames(number, size):
+def generated_frames(number: int, size: tuple[int, int]) -> Iterator[Tensor]:
     """A picture that moves by three pixels a frame, (3, h, w)."""
     picture = torch.rand(3, *size, generator=torch.Generator().manual_seed(0)).mul(255).round().div(255)
     for i in range(number):
         yield picture.roll((i, 3 * i), dims=(1, 2))
 
 
-def measure(args, way, number):
+def measure(args: argparse.Namespace, way: str, number: int) -> dict:
     """Peak memory in bytes and seconds of one way over one film, in this process."""
     from basicsr.archs import build_network
 
@@ -90,7 +94,7 @@ def measure(args, way, number):
     return {'bytes': peak.bytes, 'seconds': time.perf_counter() - start}
 
 
-def measure_apart(way, number):
+def measure_apart(way: str, number: int) -> dict | None:
     """As `measure`, in a process of its own; None where that ended for lack of memory."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / 'result.json'
@@ -103,7 +107,7 @@ def measure_apart(way, number):
     raise InputError(f'measuring {way} on {number} frames failed: {process.stderr.strip()}.')
 
 
-def print_table(results, lengths):
+def print_table(results: Mapping[str, dict], lengths: Sequence[int]) -> None:
     print(f'\n{"peak in MiB":<14}' + ''.join(f'{f"{number} frames":>14}' for number in lengths) + f'{"ratio":>8}')
     for way, row in results.items():
         cells = []
@@ -120,7 +124,7 @@ def _mebibytes(number):
     return '?' if number is None else f'{number / MEBI:.1f}'
 
 
-def main():
+def main() -> None:
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

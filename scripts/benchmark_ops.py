@@ -10,14 +10,18 @@ of the rounds, their ratio to torchvision's (above 1: faster than torchvision), 
 numbers relative to their largest, and the memory that a run takes at its peak on top of its inputs.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from basicsr_plugins.benchmark.machine import PeakMemory, describe_machine, describe_versions, synchronize
 from basicsr_plugins.errors import InputError, run_script
@@ -28,7 +32,7 @@ from basicsr_plugins.upscaling import choose_device
 REFERENCE = 'torchvision'
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1 ...')
     parser.add_argument('--dtype', default='float32', choices=('float16', 'bfloat16', 'float32', 'float64'))
@@ -49,7 +53,7 @@ def parse_args():
     return args
 
 
-def make_inputs(args):
+def make_inputs(args: argparse.Namespace) -> list[Tensor]:
     """Random x, offset, mask, weight and bias of a 3x3 convolution that keeps the frame's size."""
     generator = torch.Generator().manual_seed(0)
 
@@ -70,7 +74,9 @@ def make_inputs(args):
     return [t.to(args.device, getattr(torch, args.dtype)).requires_grad_() for t in tensors]
 
 
-def make_operations(inputs, deform_groups, backend):
+def make_operations(
+    inputs: Sequence[Tensor], deform_groups: int, backend: str
+) -> dict[str, Callable[[], list[Tensor]]]:
     """The two things to time: name -> function that returns the result and, for the second, the five gradients."""
 
     def convolve():
@@ -87,7 +93,7 @@ def make_operations(inputs, deform_groups, backend):
     return {'forward': forward, 'forward+backward': forward_backward}
 
 
-def seconds(function, device):
+def seconds(function: Callable, device: torch.device) -> float:
     synchronize(device)
     start = time.perf_counter()
     function()
@@ -95,19 +101,19 @@ def seconds(function, device):
     return time.perf_counter() - start
 
 
-def peak_megabytes(function, device):
+def peak_megabytes(function: Callable, device: torch.device) -> float | None:
     """Peak memory of one call on top of what is in use before it; None where the system does not tell."""
     with PeakMemory(device) as memory:
         function()
     return None if memory.bytes is None else memory.bytes / 2**20
 
 
-def largest_difference(ours, theirs):
+def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Over the result and the gradients, the largest difference relative to the largest value."""
     return max(float((a - b).double().abs().max() / b.double().abs().max()) for a, b in zip(ours, theirs))
 
 
-def measure(operations, device, repeat):
+def measure(operations: Mapping[str, Callable], device: torch.device, repeat: int) -> dict[str, dict]:
     """Rows of the table for one operation: backend -> numbers."""
     rows = {}
     results = {}
@@ -126,7 +132,7 @@ def measure(operations, device, repeat):
     return rows
 
 
-def print_rows(operation, rows):
+def print_rows(operation: str, rows: Mapping[str, dict]) -> None:
     print(f'\n{operation:<18}{"ms":>10}{"speed-up":>10}{"difference":>12}{"peak MB":>10}')
     for backend, row in rows.items():
         cells = [f'{row["ms"]:10.1f}']
@@ -136,7 +142,7 @@ def print_rows(operation, rows):
         print(f'{backend:<18}' + ''.join(cells))
 
 
-def main():
+def main() -> None:
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -1,5 +1,6 @@
 """Shared fixtures. Tests that use the real clips and weights of `../shared` skip, and say so, where it is absent."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -34,6 +35,30 @@ def run():
         return result
 
     return run_command
+
+
+@pytest.fixture(scope='session')
+def run_toolbox(tmp_path_factory):
+    """As `run`, of `basicsr/train.py` or `-m basicsr.train` and their arguments; BasicSR is imported once for all."""
+    out, err = (tmp_path_factory.mktemp('toolbox') / name for name in ('stdout', 'stderr'))
+    command = [sys.executable, str(PROJECT / 'tests' / 'forking.py')]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}  # OpenMP's threads do not survive a fork
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def run_command(*command, cwd, check=True):
+        command = [str(part) for part in command]
+        job = {'command': command, 'cwd': str(cwd), 'stdout': str(out), 'stderr': str(err)}
+        server.stdin.write(json.dumps(job) + '\n')
+        server.stdin.flush()
+        code = json.loads(server.stdout.readline())
+        result = subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
+        if check and code != 0:
+            raise AssertionError(f'{command} ended with {code}:\n{result.stdout}\n{result.stderr}')
+        return result
+
+    with server:
+        yield run_command
+        server.stdin.close()
 
 
 @pytest.fixture

@@ -161,6 +161,17 @@ def headings(path):
     return {re.sub(r'[^\w\- ]', '', title).strip().lower().replace(' ', '-') for title in titles}
 
 
+def test_files_that_texts_name_are_there():
+    missing = []
+    for path in [*TEXTS, *sorted((PROJECT / 'scripts').rglob('*')), *sorted((PROJECT / 'options').glob('*.yml'))]:
+        if path.suffix in ('.md', '.py', '.sh', '.yml'):
+            names = re.findall(
+                r'(?<!\w/)\b(?:docs|scripts|options|tests)/[\w/-]+\.(?:md|py|sh|yml)\b', path.read_text('utf-8')
+            )
+            missing += [f'{relative(path)}: {name}' for name in names if not (PROJECT / name).is_file()]
+    assert missing == ['options/train_BasicVSR_REDS.yml: options/train/BasicVSR/train_BasicVSR_REDS.yml']  # BasicSR's
+
+
 def test_every_patch_of_basicsr_is_in_the_table_of_the_docs():
     tables = {}
     for path in sorted((PACKAGE / 'compat').glob('*.py')):

@@ -19,8 +19,8 @@ At x2 and x3, which the paper does not have, the upsampler has its first stage o
 and 6.823 M parameters.
 
 These choices are arguments. Small EFARs, each with one other choice, were trained for 250 iterations on the demo clips
-(`scripts/compare_efar_choices.py --iterations 250 --seeds 0 1`, two CPU cores, torch 2.15; when LeakyReLU (0.1) stood
-for the ReLU of Section 2.3); PSNR in dB on the held-out clips, mean (seed 0, seed 1):
+(`scripts/recipes/compare_efar_choices.py --iterations 250 --seeds 0 1`, two CPU cores, torch 2.15; when LeakyReLU (0.1)
+stood for the ReLU of Section 2.3); PSNR in dB on the held-out clips, mean (seed 0, seed 1):
 
     the defaults                   25.88  (25.82, 25.93)
     dilations 1, 2, 4, 8           25.73  (25.63, 25.83)

@@ -20,9 +20,8 @@ from basicsr_plugins.benchmark.clips import BenchmarkClip
 from basicsr_plugins.benchmark.results import METRICS
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import write_atomically
-from basicsr_plugins.models.vsr_model import frame_metric
+from basicsr_plugins.models.vsr_model import BORDER_FRAMES, frame_metric
 
-BORDER_FRAMES = 2  # that papers leave out at each end
 MAX_CROP = 160
 SSIM_WINDOW = 11
 

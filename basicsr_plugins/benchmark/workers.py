@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 from basicsr.utils import get_root_logger
 
+from basicsr_plugins.data.preparation import end_with_parent
 from basicsr_plugins.errors import InputError, one_line
 
 KILLED = 'its process was killed, most likely for lack of memory'
@@ -44,7 +43,7 @@ class Workers:
         """
         if self.pool is None:
             spawn = multiprocessing.get_context('spawn')  # CUDA does not survive a fork
-            self.pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent)
+            self.pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_start)
         try:
             others = set(multiprocessing.active_children())
             future = self.pool.submit(_run, job, *arguments)
@@ -71,16 +70,11 @@ def _run(job: Callable, *arguments) -> tuple[str | None, bool]:
     return None, True
 
 
-def _end_with_parent() -> None:
-    """In the new process: end when the one that started it ends, be it by a kill; an interruption is reported there."""
+def _start() -> None:
+    """In the new process."""
     warnings.filterwarnings('ignore')
     get_root_logger().setLevel(logging.ERROR)  # that weights are random says the row
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    end_with_parent()
 
 
 def reason(error: Exception) -> str:

@@ -200,12 +200,17 @@ def _difference(before: dict | None, now: dict) -> str | None:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, use one core, and end when the parent does: the pool's pipes do not say."""
+    """Leave Ctrl-C to the parent, use one core, and end when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _exit_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def end_with_parent() -> None:
+    """In a process of a pool: end when the one that started it does, be it by a kill; the pool's pipes do not say."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -33,7 +33,7 @@ RESULTS = Path('results/efar_choices')
 OPTIONS = Path('options/train_EFAR_demo.yml')
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--iterations', type=int, default=250)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])

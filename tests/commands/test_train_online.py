@@ -1,7 +1,6 @@
 """The online networks and TDAN by the literal commands: their option files, made small, train, validate and test."""
 
 import csv
-import json
 import re
 import shutil
 
@@ -21,19 +20,6 @@ SMALL = {
     'FRVSR': {'num_feat': 8, 'num_block': 1},
     'TDAN': {'num_feat': 8, 'num_extract_block': 1, 'num_block': 1, 'deform_groups': 2},
 }
-# as `python -m MODULE -opt options/FILE`, one after the other, but that BasicSR, which takes seconds, is imported once
-RUN_MODULES = """
-import json, os, runpy, sys
-import basicsr.models
-for module, options in json.loads(sys.argv[1]):
-    pid = os.fork()
-    if pid == 0:
-        sys.argv = [module, '-opt', f'options/{options}']
-        runpy.run_module(module, run_name='__main__', alter_sys=True)
-        sys.exit(0)
-    if os.waitpid(pid, 0)[1]:
-        sys.exit(f'{module} failed with {options}')
-"""
 OWN_LOSSES = {'RSDN': {'structure', 'detail'}, 'FRVSR': {'warp'}, 'TDAN': {'aligned'}}
 
 
@@ -66,11 +52,10 @@ def write(path, opt):
 
 
 @pytest.fixture(scope='module')
-def root(clips, run, tmp_path_factory):
+def root(clips, run_toolbox, tmp_path_factory):
     """A folder in which every network was trained for 20 iterations and then tested."""
     root = tmp_path_factory.mktemp('online')
     shutil.copytree(PROJECT / 'options', root / 'options')
-    commands = []
     for network, arguments in SMALL.items():
         path = root / 'options' / f'train_{network}_REDS.yml'
         opt = yaml.load(path.read_text(), Loader=SafeOptionLoader)
@@ -87,8 +72,8 @@ def root(clips, run, tmp_path_factory):
         test['path'] = {'pretrain_network_g': f'experiments/{network}_REDS/models/net_g_latest.pth'}
         test['val'] = {'save_img': True, 'metrics': opt['val']['metrics']}
         write(root / 'options' / f'test_{network}_small.yml', test)
-        commands += [('basicsr.train', path.name), ('basicsr.test', f'test_{network}_small.yml')]
-    run('python', '-c', RUN_MODULES, json.dumps(commands), cwd=root)
+        run_toolbox('-m', 'basicsr.train', '-opt', f'options/{path.name}', cwd=root)
+        run_toolbox('-m', 'basicsr.test', '-opt', f'options/test_{network}_small.yml', cwd=root)
     return root
 
 

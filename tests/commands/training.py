@@ -64,8 +64,8 @@ def last_metrics(path):
     return {row['clip']: (float(row['psnr']), float(row['ssim'])) for row in rows if row['iter'] == last}
 
 
-def train(run, checkout, options, *arguments):
-    return run('python', 'basicsr/train.py', '-opt', f'options/{options}', *arguments, cwd=checkout)
+def train(run_toolbox, checkout, options, *arguments):
+    return run_toolbox('basicsr/train.py', '-opt', f'options/{options}', *arguments, cwd=checkout)
 
 
 def train_until_killed(checkout, options, state):

@@ -1,4 +1,4 @@
-"""The model class by itself; tests/test_commands.py runs it through the toolbox's scripts."""
+"""The model class by itself; tests/commands runs it through the toolbox's scripts."""
 
 import copy
 import csv
