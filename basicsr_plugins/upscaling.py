@@ -18,6 +18,8 @@ from tqdm import tqdm
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.engine import notes_on, upscale_pairs
+from basicsr_plugins.inference.exported import Export
+from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
@@ -31,22 +33,32 @@ def load_network(
     network: str | None = None,
     device: str = 'auto',
     scale: int | None = None,
+    runtime: str = 'torch',
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """A trained network, ready to upscale.
 
     Args:
         checkpoint: Its weights, in the toolbox's format; `params_ema` are taken first. None for a network without any.
+            Or the folder of an exported network, which is all that there is to say.
         network: `TYPE[:KEY=VALUE,...]` or an option file. None: what the option file in the checkpoint's experiment
             folder (`experiments/NAME/models/net_g_*.pth`) says.
         device: `auto` (CUDA where there is any), `cpu`, `cuda`, `cuda:1` ...
         scale: The factor of a network that takes enlarged frames (TOFlow), and so works at any; None for its usual one.
+        runtime: What runs it, as in `inference.runtimes.on_runtime`: `torch`, `openvino`, `onnxruntime`, `tensorrt`,
+            or `auto` for the fastest that is there.
+        dtype: In which another runtime than PyTorch computes; PyTorch's is that of `UpscaleSettings`.
 
     Raises:
-        InputError: If there is no such network or file, or the weights are another network's.
+        InputError: If there is no such network, file or runtime, or the weights are another network's.
     """
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        if network is not None:
+            raise InputError(f'{checkpoint} is the folder of an exported network; name no network beside it.')
+        return on_runtime(Export(Path(checkpoint)), runtime, dtype)
     net = _entry(checkpoint, network).build().to(choose_device(device))
     fit_scale(net, scale)
-    return net
+    return on_runtime(net, runtime, dtype)
 
 
 def _entry(checkpoint: str | os.PathLike | None, network: str | None) -> NetworkEntry:

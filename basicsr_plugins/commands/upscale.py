@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.sessions import RUNTIMES
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.upscaling import load_network, upscale
 from basicsr_plugins.video.media import VideoSettings
@@ -29,13 +30,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('input', help='a video file, a folder of images, or a glob in quotes')
     parser.add_argument('-o', '--output', required=True, help='a video file (.mp4, .mkv, .mov), or a folder for PNGs')
     group = parser.add_argument_group('network')
-    group.add_argument('--checkpoint', help='weights; params_ema are taken first')
+    group.add_argument('--checkpoint', help='weights (params_ema are taken first), or an exported folder')
     group.add_argument(
         '--network',
         metavar='TYPE[:KEY=VALUE,...]',
         help="the network, or an option file; default: the option file in the checkpoint's experiment folder",
     )
     group.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    group.add_argument(
+        '--runtime',
+        default='auto',
+        choices=('auto', 'torch', *RUNTIMES),
+        help='what runs the network; auto: OpenVINO on a CPU where it is installed, else PyTorch',
+    )
     group.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation')
     group.add_argument('--scale', type=int, help='of a network that takes enlarged frames, as TOFlow (default 4)')
     group = parser.add_argument_group('propagation')
@@ -70,14 +77,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: If something that the user gave cannot be used.
     """
     args = parse_args(argv)
-    net = load_network(args.checkpoint, args.network, args.device, args.scale)
+    dtype = DTYPES[args.dtype]
+    net = load_network(args.checkpoint, args.network, args.device, args.scale, args.runtime, dtype)
     settings = UpscaleSettings(
         mode=args.mode,
         segment=args.segment,
         lookahead=args.lookahead,
         temp_dir=args.temp_dir,
         state_dtype=DTYPES[args.state_dtype],
-        dtype=DTYPES[args.dtype],
+        dtype=dtype,
         tile=tile_side(args.tile),
         tile_overlap=args.tile_overlap,
         scene_cuts=not args.no_scene_cuts,
