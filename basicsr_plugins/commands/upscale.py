@@ -12,15 +12,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.precision import choose_dtype
 from basicsr_plugins.inference.sessions import RUNTIMES
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.upscaling import load_network, upscale
 from basicsr_plugins.video.media import VideoSettings
+from basicsr_plugins.video.opening import open_source
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -43,7 +46,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=('auto', 'torch', *RUNTIMES),
         help='what runs the network; auto: OpenVINO on a CPU where it is installed, else PyTorch',
     )
-    group.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation')
+    group.add_argument(
+        '--dtype',
+        default='float32',
+        choices=('auto', *DTYPES),
+        help="of the computation; auto: the fastest that is as good as float32 on the film's first frames",
+    )
     group.add_argument('--scale', type=int, help='of a network that takes enlarged frames, as TOFlow (default 4)')
     group = parser.add_argument_group('propagation')
     group.add_argument(
@@ -77,8 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: If something that the user gave cannot be used.
     """
     args = parse_args(argv)
-    dtype = DTYPES[args.dtype]
-    net = load_network(args.checkpoint, args.network, args.device, args.scale, args.runtime, dtype)
+    load = partial(load_network, args.checkpoint, args.network, args.device, args.scale, args.runtime)
+    if args.dtype == 'auto':
+        dtype, why = choose_dtype(load, open_source(args.input))
+        print(f'note: {why}', file=sys.stderr)
+    else:
+        dtype = DTYPES[args.dtype]
+    net = load(dtype)
     settings = UpscaleSettings(
         mode=args.mode,
         segment=args.segment,
