@@ -20,6 +20,8 @@ from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import IMAGE_SUFFIXES
 from basicsr_plugins.inference.buffers import forget_states
 from basicsr_plugins.inference.engine import notes_on, upscale_pairs
+from basicsr_plugins.inference.exported import Export
+from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
@@ -43,23 +45,33 @@ def load_network(
     network: str | None = None,
     device: str = 'auto',
     scale: int | None = None,
+    runtime: str = 'torch',
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """A trained network, ready to upscale.
 
     Args:
         weights: The name of shipped weights, or a file; `params_ema` are taken first. None for a network without any.
+            Or the folder of an exported network, which is all that there is to say.
         network: `TYPE[:KEY=VALUE,...]` or an option file. None: what the weights say (`models.entries.read_entry`): a
             .safetensors file itself, or the option file in the experiment's folder
             (`experiments/NAME/models/net_g_*.pth`), or their keys.
         device: `auto` (CUDA where there is any), `cpu`, `cuda`, `cuda:1` ...
         scale: The factor of a network that takes enlarged frames (TOFlow), and so works at any; None for its usual one.
+        runtime: What runs it, as in `inference.runtimes.on_runtime`: `torch`, `openvino`, `onnxruntime`, `tensorrt`,
+            or `auto` for the fastest that is there.
+        dtype: In which another runtime than PyTorch computes; PyTorch's is that of `UpscaleSettings`.
 
     Raises:
-        InputError: If there is no such network or file, or the weights are another network's.
+        InputError: If there is no such network, file or runtime, or the weights are another network's.
     """
+    if weights is not None and Path(weights).is_dir():
+        if network is not None:
+            raise InputError(f'{weights} is the folder of an exported network; name no network beside it.')
+        return on_runtime(Export(Path(weights)), runtime, dtype)
     net = _entry(weights, network).build().to(choose_device(device))
     fit_scale(net, scale)
-    return net
+    return on_runtime(net, runtime, dtype)
 
 
 def _entry(weights: str | os.PathLike | None, network: str | None) -> NetworkEntry:

@@ -97,7 +97,7 @@ def test_images_are_the_networks_output(run, tmp_path, checkpoint):
     run('python', SCRIPT, source, '-o', 'out', '--checkpoint', checkpoint, '--segment', '3', cwd=tmp_path)
     lq = torch.stack(list(open_source(source)))
     with torch.no_grad():
-        expected = (load_network(checkpoint)(lq[None])[0].clamp(0, 1) * 255).round().byte()
+        expected = (load_network(checkpoint, runtime='auto')(lq[None])[0].clamp(0, 1) * 255).round().byte()
     names = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert names == [f'{i:08d}.png' for i in range(7)]
     for name, frame in zip(names, expected):

@@ -15,6 +15,7 @@ from basicsr_plugins.benchmark.clips import BenchmarkClip, fingerprint
 from basicsr_plugins.benchmark.evaluation import Protocol
 from basicsr_plugins.data.vsr_test_dataset import ClipFrames
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.models.entries import NetworkEntry, parse_network
 from basicsr_plugins.models.network_spec import fit_scale
 from basicsr_plugins.models.restoration import restore_frames
@@ -66,7 +67,8 @@ class NetworkMethod:
         """What its results on any clip depend on."""
         checkpoint = self.entry.checkpoint
         weights = checkpoint and [os.path.abspath(checkpoint), fingerprint([checkpoint]), self.entry.param_key]
-        return [self.entry.options, weights]
+        runtime = [self.entry.runtime] if self.entry.runtime != 'torch' else []
+        return [self.entry.options, weights, *runtime]
 
     def clip_identity(self, clip: BenchmarkClip) -> str:
         """What its results on this clip alone depend on, beside the clip."""
@@ -89,7 +91,7 @@ class NetworkMethod:
         """
         info = clip.lq.info._replace(frames=clip.lq.info.frames[: protocol.num_frame(clip)])
         frames = ClipFrames(clip.lq.reader, info)
-        return restore_frames(self.build(protocol).to(device), frames, protocol.padding)
+        return restore_frames(self.on_runtime(self.build(protocol).to(device)), frames, protocol.padding)
 
     def build(self, protocol: Protocol) -> nn.Module:
         """The network, in eval mode, on the CPU.
@@ -100,6 +102,14 @@ class NetworkMethod:
         net = self.entry.build()
         fit_scale(net, protocol.scale)
         return net
+
+    def on_runtime(self, net: nn.Module) -> nn.Module:
+        """The network as the entry's runtime runs it, from one on its device.
+
+        Raises:
+            InputError: If the runtime is unknown, not installed, or cannot run it.
+        """
+        return on_runtime(net, self.entry.runtime)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def profile(files: Cache, method: NetworkMethod, timed: bool) -> None:
     cache.write(files.counts(method), cost)
     if not timed:
         return
-    net = net.to(device)
+    net = method.on_runtime(net.to(device))
     with PeakMemory(device) as memory:
         cost['seconds_per_frame'] = seconds_per_frame(net, settings.size, settings.num_frame, settings.repeat)
     cost['peak_memory'] = memory.bytes

@@ -3,7 +3,7 @@
     basicsr-plugins export experiments/EFAR_REDS/models/net_g_latest.pth -o EFAR_onnx
     basicsr-plugins export BasicVSR.pth --network BasicVSR:num_feat=64,num_block=30 -o BasicVSR_onnx
 
-docs/export.md says what is in the folder; `basicsr-plugins upscale --exported FOLDER` runs it.
+docs/export.md says what is in the folder; `basicsr-plugins upscale --checkpoint FOLDER` runs it.
 """
 
 from __future__ import annotations

@@ -13,14 +13,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.precision import choose_dtype
+from basicsr_plugins.inference.sessions import RUNTIMES
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.upscaling import choose_weights, load_network, upscale
 from basicsr_plugins.video.media import VideoSettings
+from basicsr_plugins.video.opening import open_source
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -34,8 +38,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--weights',
         '--checkpoint',
         metavar='NAME|FILE',
-        help='shipped weights (see `basicsr-plugins weights`), or a file (.pth, .safetensors); default: those shipped '
-        'for a video file or for images',
+        help='shipped weights (see `basicsr-plugins weights`), a file (.pth, .safetensors), or an exported folder; '
+        'default: those shipped for a video file or for images',
     )
     group.add_argument(
         '--network',
@@ -43,7 +47,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='the network, or an option file; default: what the weights say',
     )
     group.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
-    group.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation')
+    group.add_argument(
+        '--runtime',
+        default='auto',
+        choices=('auto', 'torch', *RUNTIMES),
+        help='what runs the network; auto: OpenVINO on a CPU where it is installed, else PyTorch',
+    )
+    group.add_argument(
+        '--dtype',
+        default='float32',
+        choices=('auto', *DTYPES),
+        help="of the computation; auto: the fastest that is as good as float32 on the film's first frames",
+    )
     group.add_argument('--scale', type=int, help='of a network that takes enlarged frames, as TOFlow (default 4)')
     group = parser.add_argument_group('propagation')
     group.add_argument(
@@ -81,14 +96,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if weights is None and args.network is None:
         weights, note = choose_weights(args.input, args.device)
         print(f'note: {note or f"the weights are {weights}."}', file=sys.stderr)
-    net = load_network(weights, args.network, args.device, args.scale)
+    load = partial(load_network, weights, args.network, args.device, args.scale, args.runtime)
+    if args.dtype == 'auto':
+        dtype, why = choose_dtype(load, open_source(args.input))
+        print(f'note: {why}', file=sys.stderr)
+    else:
+        dtype = DTYPES[args.dtype]
+    net = load(dtype)
     settings = UpscaleSettings(
         mode=args.mode,
         segment=args.segment,
         lookahead=args.lookahead,
         temp_dir=args.temp_dir,
         state_dtype=DTYPES[args.state_dtype],
-        dtype=DTYPES[args.dtype],
+        dtype=dtype,
         tile=tile_side(args.tile),
         tile_overlap=args.tile_overlap,
         scene_cuts=not args.no_scene_cuts,

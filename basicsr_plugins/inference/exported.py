@@ -86,10 +86,9 @@ def write_export(net: nn.Module, folder: Path, force: bool = False) -> list[Path
 def _examples(net: nn.Module, spec: NetworkSpec) -> Iterator[tuple[str, dict[str, State | None]]]:
     """Each step with what it takes, once for each set of inputs that exist in clips of three frames and of one."""
     check_exportable(spec)
-    side = -(-max(spec.min_size, SIDE) // spec.size_multiple) * spec.size_multiple
-    clip = torch.rand(1, 3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    clip = example_clip(spec)
     if spec.steps is None:
-        yield WHOLE, {'x': whole_input(spec, clip)}
+        yield WHOLE, {'x': _whole_input(spec, clip)}
         return
     seen = {}
 
@@ -104,7 +103,13 @@ def _examples(net: nn.Module, spec: NetworkSpec) -> Iterator[tuple[str, dict[str
         yield step, inputs
 
 
-def whole_input(spec: NetworkSpec, clip: torch.Tensor) -> torch.Tensor:
+def example_clip(spec: NetworkSpec) -> torch.Tensor:
+    """A small clip, (1, 3, 3, h, w), in which every step of a network is taken."""
+    side = -(-max(spec.min_size, SIDE) // spec.size_multiple) * spec.size_multiple
+    return torch.rand(1, 3, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _whole_input(spec: NetworkSpec, clip: torch.Tensor) -> torch.Tensor:
     """What a network of windows or images takes of (1, t, 3, h, w): the first frame, repeated for a window."""
     frames = clip[:, 0] if spec.input_type == 'image' else clip[:, :1].expand(-1, spec.num_frame, -1, -1, -1)
     return prepare_lq(spec, frames)

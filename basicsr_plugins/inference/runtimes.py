@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from basicsr_plugins.archs.recurrent import State
 from basicsr_plugins.errors import InputError, suggest
-from basicsr_plugins.inference.exported import Export, check_exportable
+from basicsr_plugins.inference.exported import Export, check_exportable, example_clip
 from basicsr_plugins.inference.replaced_steps import ReplacedSteps, inputs_of_steps
 from basicsr_plugins.inference.sessions import RUNTIMES, OpenVINO, Runtime, is_installed
 from basicsr_plugins.inference.tracing import SINGLE, WHOLE, flatten, trace
 from basicsr_plugins.models.network_spec import FIELDS, NetworkSpec, spec_of
-from basicsr_plugins.models.restoration import device_of
+from basicsr_plugins.models.restoration import device_of, restore_frames
 
 
 def on_runtime(net: nn.Module | Export, runtime: str = 'auto', dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -43,35 +43,47 @@ def on_runtime(net: nn.Module | Export, runtime: str = 'auto', dtype: torch.dtyp
     Raises:
         InputError: If the runtime is unknown, not installed, or cannot run the network in that dtype.
     """
-    if runtime not in ('auto', 'torch', *RUNTIMES):
-        raise InputError(f'there is no runtime {runtime!r}; {suggest(runtime, ("auto", "torch", *RUNTIMES))}')
-    if runtime == 'auto':
-        runtime = _choose(net, dtype)
+    names = ('auto', 'torch', *RUNTIMES)
+    if runtime not in names:
+        raise InputError(f'there is no runtime {runtime!r}; {suggest(runtime, names)}')
     if isinstance(net, Export):
         if runtime == 'torch':
             raise InputError(f'{net.folder} holds ONNX files, which runtime torch cannot run; take another.')
-        spec, source = net.spec, net
-    else:
-        if runtime == 'torch':
-            return net
-        if device_of(net) not in (None, torch.device('cpu')):
-            raise InputError(f'runtime {runtime} takes a network on the CPU, but this one is on {device_of(net)}.')
-        spec, source = spec_of(net), Traced(net)
-        check_exportable(spec)
-    computation = Computation(source, RUNTIMES[runtime](dtype))
-    kind = WholeNetwork if WHOLE in source.step_inputs() else RecurrentOnRuntime
-    return type(spec.name, (kind,), {})(spec, computation).eval()  # its messages name the network
-
-
-def _choose(net: nn.Module | Export, dtype: torch.dtype) -> str:
-    if isinstance(net, Export):
-        return 'openvino' if is_installed('openvino') else 'onnxruntime'
-    on_cpu = device_of(net) == torch.device('cpu')
-    if not on_cpu or not is_installed('openvino') or not is_installed('onnx'):
-        return 'torch'
+        name = runtime if runtime != 'auto' else 'openvino' if is_installed('openvino') else 'onnxruntime'
+        return _compose(net, net.spec, RUNTIMES[name](dtype))
     spec = spec_of(net)
-    converts = spec.steps is not None or spec.input_type != 'sequence'
-    return 'openvino' if converts and dtype in OpenVINO.dtypes() else 'torch'
+    if runtime == 'torch' or (runtime == 'auto' and not _may_gain(net, spec, dtype)):
+        return net
+    if runtime == 'auto':
+        return _converted_or_not(net, spec, dtype)
+    if device_of(net) not in (None, torch.device('cpu')):
+        raise InputError(f'runtime {runtime} takes a network on the CPU, but this one is on {device_of(net)}.')
+    check_exportable(spec)
+    return _compose(Traced(net), spec, RUNTIMES[runtime](dtype))
+
+
+def _compose(source: Traced | Export, spec: NetworkSpec, runtime: Runtime) -> nn.Module:
+    kind = WholeNetwork if WHOLE in source.step_inputs() else RecurrentOnRuntime
+    return type(spec.name, (kind,), {})(spec, Computation(source, runtime)).eval()  # its messages name the network
+
+
+def _may_gain(net: nn.Module, spec: NetworkSpec, dtype: torch.dtype) -> bool:
+    """Whether OpenVINO is there for a network, and not sure to be slower: it keeps no features between windows."""
+    converts = spec.steps is not None or (spec.input_type != 'sequence' and not hasattr(net, 'extract_features'))
+    is_here = device_of(net) == torch.device('cpu') and is_installed('onnx') and is_installed('openvino')
+    return converts and is_here and dtype in OpenVINO.dtypes()
+
+
+@torch.no_grad()
+def _converted_or_not(net: nn.Module, spec: NetworkSpec, dtype: torch.dtype) -> nn.Module:
+    """The network on OpenVINO, its steps converted; as it is, where they cannot be."""
+    converted = _compose(Traced(net), spec, OpenVINO(dtype))
+    try:
+        for _ in restore_frames(converted, example_clip(spec)[0]):
+            pass
+    except (InputError, RuntimeError):  # of the export, of OpenVINO
+        return net
+    return converted
 
 
 class Traced:

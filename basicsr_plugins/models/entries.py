@@ -33,12 +33,14 @@ class NetworkEntry:
         options: `type` and arguments, as `network_g` in an option file.
         checkpoint: Its weights; None for random ones, which are the same each time.
         param_key: Which weights of the checkpoint; None for `params_ema`, else `params`.
+        runtime: What runs it, where it is asked: `torch`, or another of `inference.runtimes`.
     """
 
     name: str
     options: dict = field(default_factory=dict)
     checkpoint: str | None = None
     param_key: str | None = None
+    runtime: str = 'torch'
 
     def build(self) -> nn.Module:
         """The network with its weights, in eval mode, on the CPU.
@@ -122,8 +124,8 @@ def read_network_list(path: str | Path) -> list[NetworkEntry]:
     """Read a YAML file with a list `networks`.
 
     Each entry has `type` and arguments, or `options` (an option file) and arguments that differ from it, and may have
-    `name`, `checkpoint` (a file, or the name of shipped weights), `param_key`. Neither is needed with a checkpoint that
-    says which network it is of (see `read_entry`).
+    `name`, `checkpoint` (a file, or the name of shipped weights), `param_key`, `runtime`. No network is needed with a
+    checkpoint that says which one it is of (see `read_entry`).
 
     Raises:
         InputError: If the file is missing, or an entry cannot be used.
@@ -146,6 +148,7 @@ def read_entry(where: str, entry: Mapping) -> NetworkEntry:
     """
     entry = dict(entry)
     name, checkpoint, param_key = (entry.pop(key, None) for key in ('name', 'checkpoint', 'param_key'))
+    runtime = entry.pop('runtime', 'torch')
     if isinstance(checkpoint, str) and is_shipped(checkpoint):
         name, checkpoint = name or checkpoint, find_weights(checkpoint)
     if isinstance(checkpoint, str) and 'type' not in entry and 'options' not in entry:
@@ -157,10 +160,12 @@ def read_entry(where: str, entry: Mapping) -> NetworkEntry:
         checkpoint = checkpoint or _checkpoint_of(opt)
         param_key = param_key or opt['path'].get('param_key_g')
         name = name or opt.get('name')
-    for key, value in (('type', entry.get('type', '')), ('checkpoint', checkpoint), ('param_key', param_key)):
-        _check_text(where, key, value, optional=key != 'type')
+    texts = {'type': entry.get('type', ''), 'runtime': runtime, 'checkpoint': checkpoint, 'param_key': param_key}
+    for key, value in texts.items():
+        _check_text(where, key, value, optional=key in ('checkpoint', 'param_key'))
     check_network_options(where, entry)
-    return NetworkEntry(str(name or entry['type']), entry, checkpoint, param_key)
+    name = name or (entry['type'] if runtime == 'torch' else f'{entry["type"]} ({runtime})')
+    return NetworkEntry(str(name), entry, checkpoint, param_key, runtime)
 
 
 def _network_of(checkpoint: str, param_key: str | None) -> dict:
