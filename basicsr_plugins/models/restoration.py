@@ -6,6 +6,7 @@ Shape shorthand: t frames, h and w height and width of the LQ frame, s the scale
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -143,9 +144,12 @@ def pad(spec: NetworkSpec, x: Tensor) -> Tensor:
 
 
 def crop(output: Tensor, padded: Tensor, size: tuple[int, int]) -> Tensor:
-    """What a network made of `padded`, without what `pad` had added to (h, w)."""
-    s = output.size(-1) // padded.size(-1)
-    return output[..., : s * size[0], : s * size[1]]
+    """What a network made of `padded`, without what `pad` added to (h, w); sizes that are not whole are rounded."""
+    height, width = (
+        math.floor(length * given / taken + 0.5)
+        for length, given, taken in zip(size, output.shape[-2:], padded.shape[-2:])
+    )
+    return output[..., :height, :width]
 
 
 def _pad(x: Tensor, bottom: int, right: int, mode: str) -> Tensor:
