@@ -116,7 +116,7 @@ def _whole_input(spec: NetworkSpec, clip: torch.Tensor) -> torch.Tensor:
 
 
 def check_exportable(spec: NetworkSpec) -> None:
-    """Refuse networks that have no steps and take whole sequences.
+    """Refuse networks that have no steps and take whole sequences, and those that take states of frames ahead.
 
     Raises:
         InputError: Naming the network.
@@ -125,6 +125,8 @@ def check_exportable(spec: NetworkSpec) -> None:
         raise InputError(
             f'{spec.name} takes whole sequences and has no steps, so it cannot be exported; PyTorch runs it.'
         )
+    if spec.steps is not None and spec.steps.num_lookahead:
+        raise InputError(f'{spec.name} takes states of frames ahead, so it cannot be exported; PyTorch runs it.')
 
 
 def _present(inputs: Mapping[str, State | None]) -> list[str]:

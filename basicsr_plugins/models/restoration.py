@@ -6,6 +6,7 @@ Shape shorthand: t frames, h and w height and width of the LQ frame, s the scale
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -143,9 +144,12 @@ def pad(spec: NetworkSpec, x: Tensor) -> Tensor:
 
 
 def crop(output: Tensor, padded: Tensor, size: tuple[int, int]) -> Tensor:
-    """What a network made of `padded`, without what `pad` had added to (h, w); its factors need not be whole."""
-    (height, width), (h, w) = output.shape[-2:], padded.shape[-2:]
-    return output[..., : round(size[0] * height / h), : round(size[1] * width / w)]
+    """What a network made of `padded`, without what `pad` added to (h, w); sizes that are not whole are rounded."""
+    height, width = (
+        math.floor(length * given / taken + 0.5)
+        for length, given, taken in zip(size, output.shape[-2:], padded.shape[-2:])
+    )
+    return output[..., :height, :width]
 
 
 def _pad(x: Tensor, bottom: int, right: int, mode: str) -> Tensor:

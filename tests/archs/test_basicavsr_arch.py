@@ -15,6 +15,8 @@ from basicsr_plugins.archs.hyper_upsampling import HyperUpsampler, KernelNetwork
 from basicsr_plugins.archs.motion_compensation import FlowGuidedAttention, SecondOrderMotionCompensation
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference import UpscaleSettings, upscale_frames
+from basicsr_plugins.inference.exported import check_exportable
+from basicsr_plugins.models.network_spec import spec_of
 
 FORMS = ('bidirectional', 'lookahead', 'unidirectional')
 
@@ -392,6 +394,11 @@ def test_the_engine_gives_what_one_pass_gives(form):
             assert len(read) == min(i + 1 + net.ahead, 5)
     skipped = torch.stack(list(upscale_frames(net, x[0], UpscaleSettings(segment=2, scene_cuts=False), skip=3)))
     assert torch.equal(skipped, expected[3:])
+
+
+def test_lookahead_is_not_exported():
+    with pytest.raises(InputError, match='takes states of frames ahead, so it cannot be exported'):
+        check_exportable(spec_of(small(propagation='lookahead')))
 
 
 @torch.no_grad()
