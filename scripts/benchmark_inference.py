@@ -4,9 +4,8 @@
     python scripts/benchmark_inference.py --runtimes openvino --dtypes bfloat16 --num-frame 5 --repeat 5
 
 Weights are random: no time depends on them. All take turns in each repeat, so that what else the machine does hits all
-alike; seconds are medians, ratios are medians of the ratios within one repeat. The first run of each, which converts and
-compiles, is timed apart. Differences are to the same network in float32 on the first
-runtime.
+alike; seconds are medians, ratios are medians of the ratios within one repeat. The first run of each, which converts
+and compiles, is timed apart. Differences are to the same network in float32 on the first runtime.
 """
 
 import argparse
