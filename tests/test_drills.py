@@ -8,7 +8,7 @@ from .conftest import PROJECT
 @pytest.mark.parametrize(
     ('script', 'options', 'number'),
     [
-        ('upscaling.py', ['--kills', '2', '--twice', '1', '--full', '1', '--frames', '8'], 4),
+        ('upscaling.py', ['--kills', '1', '--twice', '1', '--full', '1', '--frames', '8'], 3),
         ('damage.py', ['--count', '4'], 4),
         ('options.py', ['--count', '5'], 5),
     ],
