@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
 MODULES = (  # each registers its classes when imported
+    'archs.basicavsr_arch',
     'archs.bicubic_arch',
     'archs.efar_arch',
     'archs.frvsr_arch',
@@ -24,6 +25,7 @@ MODULES = (  # each registers its classes when imported
     'archs.rrn_arch',
     'archs.rsdn_arch',
     'archs.tdan_arch',
+    'data.synthetic_motion_dataset',
     'data.vsr_train_dataset',
     'data.vsr_test_dataset',
     'metrics.tof',

@@ -15,6 +15,13 @@ class InputError(ValueError):
     """
 
 
+class RunError(InputError):
+    """A run that cannot go on: its training diverged, the disk is full, a process of it was killed.
+
+    The message is one sentence as that of an `InputError`.
+    """
+
+
 def check_keys(where: str, options: Mapping, required: Iterable[str], optional: Iterable[str] = ()) -> None:
     """Refuse unknown and missing keys of an option section.
 

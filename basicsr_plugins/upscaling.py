@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import IMAGE_SUFFIXES
+from basicsr_plugins.inference.buffers import forget_states
 from basicsr_plugins.inference.engine import notes_on, upscale_pairs
 from basicsr_plugins.inference.exported import Export
 from basicsr_plugins.inference.runtimes import on_runtime
@@ -24,12 +26,22 @@ from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.restoration import restore_frames
-from basicsr_plugins.video.media import COMPARED, Source, Target, VideoSettings
+from basicsr_plugins.models.shipped_weights import find_weights, list_shipped
+from basicsr_plugins.video.media import Source, Target, VideoSettings
 from basicsr_plugins.video.opening import open_source, open_target
+from basicsr_plugins.video.work_folder import COMPARED
+
+FORGET_EVERY = 50  # frames: what a run that goes on does not need is looked for in the folder of states
+
+WEIGHTS_FOR = {  # what is upscaled -> shipped weights, the best first
+    'film': ('efar-s-video', 'rt-video', 'efar-s-bicubic'),
+    'film on a CPU': ('rt-video', 'efar-s-video', 'efar-s-bicubic'),
+    'images': ('efar-s-bicubic', 'efar-s-video', 'rt-video'),
+}
 
 
 def load_network(
-    checkpoint: str | os.PathLike | None,
+    weights: str | os.PathLike | None,
     network: str | None = None,
     device: str = 'auto',
     scale: int | None = None,
@@ -39,10 +51,11 @@ def load_network(
     """A trained network, ready to upscale.
 
     Args:
-        checkpoint: Its weights, in the toolbox's format; `params_ema` are taken first. None for a network without any.
-            Or the folder of an exported network, which is all that there is to say.
-        network: `TYPE[:KEY=VALUE,...]` or an option file. None: what the option file in the checkpoint's experiment
-            folder (`experiments/NAME/models/net_g_*.pth`) says.
+        weights: The name of shipped weights, or a file; `params_ema` are taken first. None for a network without any.
+            Or the folder of an exported network, which says all itself.
+        network: `TYPE[:KEY=VALUE,...]` or an option file. None: what the weights say (`models.entries.read_entry`): a
+            .safetensors file itself, or the option file in the experiment's folder
+            (`experiments/NAME/models/net_g_*.pth`), or their keys.
         device: `auto` (CUDA where there is any), `cpu`, `cuda`, `cuda:1` ...
         scale: The factor of a network that takes enlarged frames (TOFlow), and so works at any; None for its usual one.
         runtime: What runs it, as in `inference.runtimes.on_runtime`: `torch`, `openvino`, `onnxruntime`, `tensorrt`,
@@ -52,41 +65,53 @@ def load_network(
     Raises:
         InputError: If there is no such network, file or runtime, or the weights are another network's.
     """
-    if checkpoint is not None and Path(checkpoint).is_dir():
+    if weights is not None and Path(weights).is_dir():
         if network is not None:
-            raise InputError(f'{checkpoint} is the folder of an exported network; name no network beside it.')
-        return on_runtime(Export(Path(checkpoint)), runtime, dtype)
-    net = _entry(checkpoint, network).build().to(choose_device(device))
+            raise InputError(f'{weights} is the folder of an exported network; name no network beside it.')
+        return on_runtime(Export(Path(weights)), runtime, dtype)
+    net = _entry(weights, network).build().to(choose_device(device))
     fit_scale(net, scale)
     return on_runtime(net, runtime, dtype)
 
 
-def _entry(checkpoint: str | os.PathLike | None, network: str | None) -> NetworkEntry:
+def _entry(weights: str | os.PathLike | None, network: str | None) -> NetworkEntry:
     if network is not None:
         entry = parse_network(network)
-        if checkpoint is not None:
-            entry.checkpoint = str(checkpoint)
-    elif checkpoint is not None:
-        entry = read_entry(str(checkpoint), {'options': _option_file(Path(checkpoint)), 'checkpoint': str(checkpoint)})
+        if weights is not None:
+            entry.checkpoint = find_weights(weights)
+    elif weights is not None:
+        entry = read_entry(str(weights), {'checkpoint': str(weights)})
     else:
-        raise InputError('name a network, a checkpoint in its experiment folder, or both.')
+        raise InputError('name a network, its weights, or both.')
     if entry.checkpoint is None and any(True for _ in entry.build().parameters()):
         raise InputError(f'{entry.name} needs its weights: give a checkpoint.')
     return entry
 
 
-def _option_file(checkpoint: Path) -> str:
-    """The option file that the toolbox has copied into the experiment's folder."""
-    if not checkpoint.is_file():
-        raise InputError(f'there is no checkpoint {checkpoint}.')
-    files = sorted(checkpoint.absolute().parent.parent.glob('*.yml'))
-    if len(files) != 1:
-        found = 'there are several' if files else 'there is none'
-        raise InputError(
-            f'{checkpoint}: which network is it? Of option files in its experiment folder {found}; '
-            'name the network (TYPE:KEY=VALUE, or an option file).'
-        )
-    return str(files[0])
+def choose_weights(source: str | os.PathLike, device: str = 'auto') -> tuple[str, str | None]:
+    """The shipped weights for what is upscaled: those made for it first, then others that are there.
+
+    Args:
+        source: A video file, a folder or a glob of images.
+        device: As in `load_network`.
+
+    Returns:
+        Their name; and a sentence that names better ones where these were taken because they are fast.
+
+    Raises:
+        InputError: If none are shipped, or the device cannot be used.
+    """
+    kind = 'images'
+    if Path(source).is_file() and Path(source).suffix.lower() not in IMAGE_SUFFIXES:
+        kind = 'film on a CPU' if choose_device(device).type == 'cpu' else 'film'
+    shipped = list_shipped()
+    known = [name for name in WEIGHTS_FOR[kind] if name in shipped]
+    if not known:
+        raise InputError('no weights are shipped with this version: give a checkpoint, and its network if need be.')
+    better = WEIGHTS_FOR['film'][0]
+    if kind == 'film on a CPU' and known[0] != better and better in shipped:
+        return known[0], f'{known[0]} is taken, as there is no GPU; {better} is slower and better.'
+    return known[0], None
 
 
 def choose_device(name: str) -> torch.device:
@@ -120,7 +145,8 @@ def upscale(
         net: As `load_network` gives it.
         source: What to upscale.
         output: A video file (.mp4, .mkv, .mov), or a folder for PNGs.
-        settings: How; default: `UpscaleSettings()`. Without a `temp_dir`, temporary files are beside the output.
+        settings: How; default: `UpscaleSettings()`. Without a `temp_dir`, temporary files, and the network's states
+            for `resume`, are beside the output.
         video: How the output is written.
         resume: Go on from what an interrupted run left.
         force: Overwrite an output that is there.
@@ -131,14 +157,15 @@ def upscale(
         Sentences about what a user should know: what was left out, where a damaged source ended.
 
     Raises:
-        InputError: If the source cannot be read, the output cannot be written, or memory is too small for a frame. What
-            is done stays for `resume`.
+        InputError: If the source cannot be read, the output cannot be written, another process is writing it, or memory
+            is too small for a frame. What is done stays for `resume`.
     """
     if compare is not None and os.path.realpath(compare) == os.path.realpath(output):
         raise InputError(f'{compare} is the output itself; name another file for the comparison.')
     reader = open_source(source)
     settings = settings or UpscaleSettings()
-    job = {'network': network_identity(net), 'settings': str(replace(settings, temp_dir=None))}
+    job = {'network': type(net).__name__, 'weights': network_identity(net)}
+    job |= {field.name: str(getattr(settings, field.name)) for field in fields(settings) if field.name != 'temp_dir'}
     options = {'settings': video or VideoSettings(), 'resume': resume, 'force': force, 'job': job}
     scale = network_scale(net)
     h, w = reader.size
@@ -146,6 +173,7 @@ def upscale(
     with contextlib.ExitStack() as stack:
         # left in the reverse order: the output itself is closed last, and where it is, all is done
         target = stack.enter_context(open_target(output, reader, scale, **options))
+        target.pair_with(compare)
         compared = target.parts / COMPARED
         targets = [target]
         if compare is not None and compared.is_file() and Path(compare).exists():
@@ -157,7 +185,9 @@ def upscale(
         for one in targets:
             notes.add(*one.notes)
         notes.add(*reader.notes, *notes_on(net, settings))
-        _run(net, reader, targets, replace(settings, temp_dir=settings.temp_dir or target.parts), scale, show_progress)
+        keep = target.states_folder(settings.temp_dir)
+        settings = replace(settings, temp_dir=settings.temp_dir or target.parts)
+        _run(net, reader, targets, settings, keep, scale, show_progress)
         notes.add(*(note for one in targets for note in one.notes), *reader.notes)
     if reader.damage:
         notes.add(reader.damage)
@@ -180,7 +210,7 @@ class _Notes:
 
 
 def network_identity(net: nn.Module) -> str:
-    """A hash of a network's layers and weights."""
+    """A hash of a network's layers and weights, after the name of its class."""
     content = hashlib.sha256(repr(net).encode())
     for name, value in net.state_dict().items():
         content.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -198,7 +228,13 @@ def network_scale(net: nn.Module) -> int:
 
 
 def _run(
-    net: nn.Module, reader: Source, targets: list[Target], settings: UpscaleSettings, scale: int, show_progress: bool
+    net: nn.Module,
+    reader: Source,
+    targets: list[Target],
+    settings: UpscaleSettings,
+    keep: Path,
+    scale: int,
+    show_progress: bool,
 ) -> None:
     skip = min(target.num_done for target in targets)
     with contextlib.ExitStack() as stack:
@@ -216,9 +252,9 @@ def _run(
                 bar.set_postfix_str(f'{stage} {done}')
                 shown = time.monotonic()
 
-        pairs = stack.enter_context(contextlib.closing(upscale_pairs(net, reader, settings, skip, progress)))
+        pairs = stack.enter_context(contextlib.closing(upscale_pairs(net, reader, settings, skip, progress, keep)))
         try:
-            _write(pairs, targets, skip, scale)
+            _write(pairs, targets, skip, scale, keep)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or 'out of memory' in str(error) or "can't allocate memory" in str(error):
                 side = settings.tile_side(reader.size) or max(reader.size)
@@ -226,9 +262,13 @@ def _run(
             raise
 
 
-def _write(pairs: Iterator[tuple[Tensor, Tensor]], targets: list[Target], skip: int, scale: int) -> None:
-    """Write each HR frame, and where there is a second target the same with bicubic at its left."""
+def _write(pairs: Iterator[tuple[Tensor, Tensor]], targets: list[Target], skip: int, scale: int, keep: Path) -> None:
+    """Write each HR frame, and where there is a second target the same with bicubic at its left.
+
+    States in the folder `keep` that no run going on from here needs are removed.
+    """
     bicubic = Bicubic(scale)
+    forgotten = 0
     for index, (lq, hr) in enumerate(pairs, skip):
         outputs = [hr]
         if len(targets) == 2:
@@ -236,3 +276,7 @@ def _write(pairs: Iterator[tuple[Tensor, Tensor]], targets: list[Target], skip: 
         for target, one in zip(targets, outputs):
             if index >= target.num_done:
                 target.write(one)
+        finished = min(target.num_kept for target in targets)
+        if finished - forgotten >= FORGET_EVERY:
+            forget_states(keep, finished)
+            forgotten = finished

@@ -12,7 +12,6 @@ numbers relative to their largest, and the memory that a run takes at its peak o
 
 import argparse
 import json
-import re
 import statistics
 import sys
 import time
@@ -22,7 +21,9 @@ import torch
 
 from basicsr_plugins.benchmark.machine import PeakMemory, describe_machine, describe_versions, synchronize
 from basicsr_plugins.errors import InputError, run_script
+from basicsr_plugins.files import parse_size, write_atomically
 from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
+from basicsr_plugins.upscaling import choose_device
 
 REFERENCE = 'torchvision'
 
@@ -41,16 +42,10 @@ def parse_args():
     parser.add_argument('--threads', type=int, help="default: torch's own")
     parser.add_argument('--json', type=Path, help='write the numbers to this file')
     args = parser.parse_args()
-    match = re.fullmatch(r'(\d+)x(\d+)', args.size)
-    if not match:
-        raise InputError(f'--size must read HEIGHTxWIDTH, for example 180x320, got {args.size!r}')
-    args.size = tuple(map(int, match.groups()))
+    args.size = parse_size(args.size, '--size')
     if args.repeat < 1:
-        raise InputError(f'--repeat must be at least 1, got {args.repeat}')
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise InputError(f'--device {args.device} cannot be used: {str(error).splitlines()[0]}') from error
+        raise InputError(f'--repeat must be 1 or more, but is {args.repeat}.')
+    choose_device(args.device)
     return args
 
 
@@ -58,19 +53,19 @@ def make_inputs(args):
     """Random x, offset, mask, weight and bias of a 3x3 convolution that keeps the frame's size."""
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*shape):
+    def sample(*shape):
         return torch.randn(*shape, generator=generator)
 
     taps = args.deform_groups * 9
-    offset = draw(args.batch, 2 * taps, *args.size) * args.offset
+    offset = sample(args.batch, 2 * taps, *args.size) * args.offset
     # Never a whole pixel: there the gradient has two sides, and rounding decides which one a backend gives.
     offset = ((offset * 64).floor() + 0.5) / 64
     tensors = (
-        draw(args.batch, args.channels, *args.size),
+        sample(args.batch, args.channels, *args.size),
         offset,
-        draw(args.batch, taps, *args.size).sigmoid(),
-        draw(args.channels, args.channels, 3, 3) / (9 * args.channels) ** 0.5,
-        draw(args.channels),
+        sample(args.batch, taps, *args.size).sigmoid(),
+        sample(args.channels, args.channels, 3, 3) / (9 * args.channels) ** 0.5,
+        sample(args.channels),
     )
     return [t.to(args.device, getattr(torch, args.dtype)).requires_grad_() for t in tensors]
 
@@ -166,9 +161,7 @@ def main():
         report['results'][operation] = rows
         print_rows(operation, rows)
     if args.json:
-        temporary = args.json.with_name(args.json.name + '.tmp')
-        temporary.write_text(json.dumps(report, indent=2) + '\n')
-        temporary.replace(args.json)
+        write_atomically(args.json, json.dumps(report, indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call: the tests of tests/gpu, the deformable convolution's backends and the cost of
-# all networks. Leaves the log of the tests and JSON files in a folder (default: results/gpu_suite).
+# Everything that needs a GPU, in one call: the tests of tests/gpu, the deformable convolution's backends, iterations of
+# training and the cost of all networks. Leaves the log of the tests and JSON files in a folder (default:
+# results/gpu_suite). TRAINING='SIZE FRAMES BATCH' sets what is trained with (64x64 15 4).
 #   bash scripts/gpu_suite.sh [FOLDER]
 # With PYTHON=... it takes that Python as it is, where PyTorch and this package are installed; otherwise .venv, made anew
 # where it is missing. DEVICE=cpu runs the same on the CPU, where the tests skip.
@@ -21,6 +22,10 @@ for setting in '180x320 1 1' '64x64 4 8'; do
     "$python" scripts/benchmark_ops.py --device "$device" --size "$size" --batch "$batch" --deform-groups "$groups" \
         --json "$out/ops_$size.json" || status=1
 done
+# training: precisions, recomputed and compiled steps, against the toolbox's BasicVSR
+read -r size frames batch <<<"${TRAINING:-64x64 15 4}"
+"$python" scripts/benchmark_training.py --device "$device" --size "$size" --frames "$frames" --batch "$batch" --compile \
+    --json "$out/training.json" || status=1
 # cost at published sizes; the clips only have to be there
 "$python" - datasets/gpu_suite <<'PYTHON'
 import sys

@@ -70,20 +70,23 @@ def test_registering_twice_is_harmless_and_toolbox_names_stay_untouched(run, tmp
     code = """
 import basicsr, basicsr_plugins
 from basicsr.utils import registry
+from basicsr_plugins._autoload import MODULES
 registries = [registry.ARCH_REGISTRY, registry.DATASET_REGISTRY, registry.MODEL_REGISTRY, registry.METRIC_REGISTRY,
               registry.LOSS_REGISTRY]
 before = [dict(iter(one)) for one in registries]
 basicsr_plugins.register()
 assert before == [dict(iter(one)) for one in registries]
 ours = {(one._name, name) for one in registries for name, item in one if item.__module__.startswith('basicsr_plugins')}
-print(sorted(name for _, name in ours))
+modules = {item.__module__ for one in registries for name, item in one}
+print(modules >= {f'basicsr_plugins.{module}' for module in MODULES}, len(ours))
 for one in registries:  # every other name still means the class or function that the toolbox defines under it
     for name, item in one:
         assert (one._name, name) in ours or item.__module__.startswith('basicsr.'), name
 """
     result = run('python', '-c', code, cwd=tmp_path)
-    datasets = ['VSRTestDataset', 'VSRTrainDataset']
-    assert eval(result.stdout) == ['Bicubic', 'EFAR', 'MSFFN', 'VSRModel', *datasets, 'calculate_tof']
+    every_module_registers, number = result.stdout.split()
+    assert every_module_registers == 'True'
+    assert int(number) >= 7
 
 
 def test_failure_inside_the_hook_is_one_line_and_basicsr_goes_on(run, tmp_path):

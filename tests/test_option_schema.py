@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import inspect
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from .conftest import PROJECT
 
 
 def load_drill():
+    sys.path.insert(0, str(PROJECT / 'scripts' / 'drills'))  # as the script itself has it
     spec = importlib.util.spec_from_file_location('drill', PROJECT / 'scripts' / 'drills' / 'options.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -159,7 +159,7 @@ def test_datasets(name, data, monkeypatch):
         if section['type'] == 'Vimeo90KDataset':
             command = re.search(r'#   (sed (?:.*\\\n#)?.*)', header(name)).group(1).replace('\\\n#', '')
             subprocess.run(command, shell=True, check=True)
-        else:
+        elif section['type'] != 'SyntheticMotionDataset':  # which generates its clips
             section |= {'dataroot_gt': 'GT', 'io_backend': {'type': 'disk'}}
             if 'degradation' not in section:  # which makes LQ frames of the GT
                 section['dataroot_lq'] = 'LQ'

@@ -13,6 +13,7 @@ from basicsr.models import build_model
 from basicsr.utils import tensor2img
 from torch.utils.data import DataLoader
 
+from basicsr_plugins.benchmark.methods import NetworkMethod
 from basicsr_plugins.benchmark.profile import count_macs
 from basicsr_plugins.benchmark.runner import Benchmark, run_benchmark
 from basicsr_plugins.inference import UpscaleSettings
@@ -60,7 +61,7 @@ def test_everything_knows_it(checkpoint, tmp_path):
 
     # benchmark: both clips, as the toolbox measures them, and its cost: every weight but biases once per pixel
     entry = ToyEntry('toy', {'type': 'ToyRecurrent', 'num_feat': 4}, str(checkpoint))
-    run_benchmark(Benchmark(tmp_path / 'out', [entry], data / 'BIx4', data / 'GT', profile=None))
+    run_benchmark(Benchmark(tmp_path / 'out', [NetworkMethod(entry)], data / 'BIx4', data / 'GT', profile=None))
     _, toy = json.loads((tmp_path / 'out' / 'results.json').read_text())['rows']
     assert toy['error'] is None
     frames, gts = (torch.stack(list(open_source(data / kind / 'b'))) for kind in ('BIx4', 'GT'))

@@ -1,6 +1,8 @@
 """`scripts/upscale.py` as a user types it, on videos made here by PyAV and on real frames."""
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.utils.matlab_functions import imresize
 
+from basicsr_plugins.commands import upscale as upscale_command
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.upscaling import load_network, upscale
 from basicsr_plugins.video.images import ImageTarget
 from basicsr_plugins.video.opening import VideoSettings, VideoTarget, open_source
@@ -249,6 +253,91 @@ def test_three_lines(tmp_path, film, checkpoint):
     assert len(decoded(tmp_path / 'out.mp4')[0]) == 12
 
 
+# ---------------------------------------------------------------------------- faults
+
+
+def test_two_at_once_the_second_with_force(tmp_path, run, monkeypatch, checkpoint):
+    """While the first is at work, a command with --force and another network: refused, nothing mixed."""
+    write_frames(tmp_path / 'frames', 3)
+    monkeypatch.chdir(tmp_path)
+    original, second = ImageTarget._write, []
+    command = ('python', SCRIPT, 'frames', '-o', 'out', '--checkpoint', checkpoint, '--force')
+
+    def write_and_start_another(self, index, frame):
+        original(self, index, frame)
+        if index == 1:
+            second.append(run(*command, cwd=tmp_path, check=False))
+
+    upscale(load_network(None, 'Bicubic'), 'frames', 'alone', show_progress=False)
+    monkeypatch.setattr(ImageTarget, '_write', write_and_start_another)
+    upscale(load_network(None, 'Bicubic'), 'frames', 'out', show_progress=False)
+    assert second[0].returncode == 1
+    assert second[0].stderr == f'error: another process is writing {tmp_path / "out"}; wait until it ends.\n'
+    assert contents(tmp_path / 'out') == contents(tmp_path / 'alone')
+
+
+def test_the_states_of_an_interrupted_run_are_kept_and_removed(tmp_path, checkpoint, monkeypatch):
+    """Beside the output, or in --temp-dir; the resumed run does not start the backward pass from the end again."""
+    frames = write_frames(tmp_path / 'frames', 12)
+    net = load_network(checkpoint)
+    upscale(net, frames, tmp_path / 'alone', UpscaleSettings(segment=3), show_progress=False)
+    original, stop = ImageTarget._write, [4]
+
+    def interrupt(self, index, frame):
+        if index in stop:
+            raise KeyboardInterrupt
+        original(self, index, frame)
+
+    monkeypatch.setattr(ImageTarget, '_write', interrupt)
+    steps = []
+    backward_step = type(net).backward_step
+    monkeypatch.setattr(type(net), 'backward_step', count_calls(backward_step, steps))
+    for temp_dir in (None, tmp_path / 'temp'):
+        settings = UpscaleSettings(segment=3, temp_dir=temp_dir)
+        stop[:] = [4]
+        with pytest.raises(KeyboardInterrupt):
+            upscale(net, frames, tmp_path / 'out', settings, show_progress=False)
+        folder = tmp_path / '.out.parts' / 'states' if temp_dir is None else next(temp_dir.iterdir())
+        assert {file.name for file in folder.iterdir()} == {f'backward_{i:08d}' for i in (3, 6, 9)}
+        stop.clear()
+        steps.clear()
+        upscale(net, frames, tmp_path / 'out', settings, resume=True, force=True, show_progress=False)
+        assert len(steps) == 12 - 3
+        assert contents(tmp_path / 'out') == contents(tmp_path / 'alone')
+        assert not folder.exists()
+        assert not (tmp_path / '.out.parts').exists()
+        shutil.rmtree(tmp_path / 'out')
+
+
+def count_calls(function, calls):
+    @functools.wraps(function)
+    def counted(*args, **kwargs):
+        calls.append(kwargs)
+        return function(*args, **kwargs)
+
+    return counted
+
+
+@pytest.mark.parametrize('how', ['resume', 'force'])
+def test_what_a_dropped_comparison_left_is_removed(tmp_path, monkeypatch, how):
+    frames = write_frames(tmp_path / 'frames', 4)
+    net = load_network(None, 'Bicubic')
+    original = ImageTarget._write
+
+    def stop(self, index, frame):
+        if index == 2 and self.path.name == 'both':
+            raise KeyboardInterrupt
+        original(self, index, frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageTarget, '_write', stop)
+        with pytest.raises(KeyboardInterrupt):
+            upscale(net, frames, tmp_path / 'out', compare=tmp_path / 'both', show_progress=False)
+    assert (tmp_path / '.both.parts').exists()
+    upscale(net, frames, tmp_path / 'out', show_progress=False, **{how: True})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['frames', 'out']
+
+
 class TestErrors:
     @pytest.fixture
     def refused(self, run, tmp_path):
@@ -271,14 +360,52 @@ class TestErrors:
         message = refused(film, '-o', 'out.mp4', '--checkpoint', path, '--network', 'EFAR')
         assert message.startswith(f'error: {path} is not a checkpoint that holds only weights')
 
+    def test_what_differs_from_the_interrupted_run(self, tmp_path, monkeypatch, checkpoint):
+        frames = write_frames(tmp_path / 'frames', 3)
+        original = ImageTarget._write
+
+        def stop(self, index, frame):
+            if index == 1:
+                raise KeyboardInterrupt
+            original(self, index, frame)
+
+        monkeypatch.setattr(ImageTarget, '_write', stop)
+        with pytest.raises(KeyboardInterrupt):
+            upscale(load_network(None, 'Bicubic'), frames, tmp_path / 'out', show_progress=False)
+        for arguments, words in (
+            (['--checkpoint', checkpoint], 'network is EFAR now, but was Bicubic'),
+            (['--network', 'Bicubic', '--segment', '3'], 'segment is 3 now, but was 10'),
+            (['--network', 'Bicubic', '--mode', 'stream'], 'mode is stream now, but was exact'),
+        ):
+            command = [str(frames), '-o', str(tmp_path / 'out'), '--resume', *map(str, arguments)]
+            with pytest.raises(InputError, match=rf'out cannot be resumed: {words}; resume with what'):
+                upscale_command.main(command)
+
+    @pytest.mark.parametrize('tile', ['²', '٣', '1.5', '-8', ''])
+    def test_tile(self, tmp_path, film, tile):
+        with pytest.raises(InputError, match='--tile must be auto, none or a number'):
+            upscale_command.main([str(film), '-o', str(tmp_path / 'out'), '--network', 'Bicubic', f'--tile={tile}'])
+
+    def test_weights_that_are_not_finite(self, refused, film, checkpoint):
+        weights = torch.load(checkpoint, weights_only=True)
+        name = next(name for name in weights['params_ema'] if name.endswith('conv_last.bias'))
+        weights['params_ema'][name][1] = float('nan')
+        torch.save(weights, checkpoint)
+        assert refused(film, '-o', 'out', '--checkpoint', checkpoint) == (
+            f'error: {checkpoint}: {name} has values that are NaN or infinite; take a checkpoint of before.'
+        )
+
+    def test_a_list_of_other_files(self, refused, tmp_path, film):
+        (tmp_path / 'list.mp4').write_text(f'ffconcat version 1.0\nfile {film.name}\n')
+        assert refused('list.mp4', '-o', 'out', '--network', 'Bicubic') == (
+            'error: list.mp4 is not a video that can be read; a list of other files is not followed.'
+        )
+
     def test_no_network(self, refused, film, tmp_path, checkpoint):
         alone = tmp_path / 'alone' / 'deep' / 'net.pth'
         alone.parent.mkdir(parents=True)
         alone.write_bytes(checkpoint.read_bytes())
         assert 'which network is it?' in refused(film, '-o', 'out.mp4', '--checkpoint', alone)
-        assert refused(film, '-o', 'out.mp4') == (
-            'error: name a network, a checkpoint in its experiment folder, or both.'
-        )
         assert refused(film, '-o', 'out.mp4', '--network', 'EFAR') == (
             'error: EFAR needs its weights: give a checkpoint.'
         )

@@ -15,6 +15,9 @@ The paper's count, 6.8 M parameters, settles some of what it leaves open; the de
 Free of it are the dilation rates ("different" ones), the fusion of backward and forward features by a 1x1 convolution,
 and LeakyReLU (0.1) after it and after each pixel shuffle, as in BasicVSR.
 
+At x2 and x3, which the paper does not have, the upsampler has its first stage only, of 2x2 or 3x3 sub-pixels: 6.639 M
+and 6.823 M parameters.
+
 These choices are arguments. Small EFARs, each with one other choice, were trained for 250 iterations on the demo clips
 (`scripts/compare_efar_choices.py --iterations 250 --seeds 0 1`, two CPU cores, torch 2.15; when LeakyReLU (0.1) stood
 for the ReLU of Section 2.3); PSNR in dB on the held-out clips, mean (seed 0, seed 1):
@@ -27,7 +30,7 @@ for the ReLU of Section 2.3); PSNR in dB on the held-out clips, mean (seed 0, se
 
 Coupling is worse with both seeds, in so short a training; the others differ by less than two seeds do.
 
-Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame.
+Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame, s the scale.
 """
 
 from __future__ import annotations
@@ -40,14 +43,17 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs.pyramid_flow import PyramidFlow
 from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet
 from basicsr_plugins.errors import InputError
 
+FLOW_NETWORKS = {'spynet': build_spynet, 'pyramid': PyramidFlow}
+
 
 @ARCH_REGISTRY.register()
 class EFAR(RecurrentNetwork):
-    """EFAR, x4.
+    """EFAR.
 
     Args:
         num_feat: Channels of the features.
@@ -57,14 +63,17 @@ class EFAR(RecurrentNetwork):
         deform_groups: Groups of channels that share an offset; divides `num_feat`.
         coupled_propagation: Whether the forward pass sees the backward pass's state of the same frame.
         max_residue_magnitude: Bound of the predicted offsets around the flow, in LR pixels; None for none.
-        spynet_path: SpyNet weights in the format of BasicSR's `SpyNet(load_path)`; without, flow starts untrained.
+        upsample_feat: Channels of the upsampler after each of its stages; None: `num_feat`, after a second one 64.
+        flow: `spynet`, or `pyramid` for the much cheaper `PyramidFlow`.
+        spynet_path: Weights of the flow network; without, flow starts untrained. Of SpyNet in the format of BasicSR's
+            `SpyNet(load_path)`, of PyramidFlow under the key `params`.
+        scale: Upscaling factor: 4, the paper's, or 2 or 3, where the upsampler has one stage.
 
     Raises:
-        InputError: If an argument is out of its range, or `spynet_path` does not hold SpyNet weights.
+        InputError: If an argument is out of its range, or `spynet_path` does not hold the flow network's weights.
     """
 
-    scale = 4
-    scales = (4,)
+    scales = (2, 3, 4)
 
     def __init__(
         self,
@@ -75,16 +84,24 @@ class EFAR(RecurrentNetwork):
         deform_groups: int = 1,
         coupled_propagation: bool = False,
         max_residue_magnitude: float | None = None,
+        upsample_feat: int | None = None,
+        flow: str = 'spynet',
         spynet_path: str | None = None,
+        scale: int = 4,
     ):
         super().__init__()
+        if scale not in self.scales:
+            raise InputError(f'EFAR: scale must be one of {self.scales}, but is {scale}.')
+        if flow not in FLOW_NETWORKS:
+            raise InputError(f'EFAR: flow is {flow!r}, but must be one of {", ".join(FLOW_NETWORKS)}.')
         if deform_groups < 1 or num_feat % deform_groups:
             raise InputError(f'EFAR: deform_groups ({deform_groups}) must divide num_feat ({num_feat}).')
         if not dilations or min(dilations) < 1:
             raise InputError(f'EFAR: dilations must be one or more rates from 1 on, but is {list(dilations)}.')
+        self.scale = scale
         self.coupled_propagation = coupled_propagation
 
-        self.spynet = build_spynet(spynet_path)
+        self.spynet = FLOW_NETWORKS[flow](spynet_path)  # the toolbox's trainer knows a flow network by this name
         self.extractor = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, 1, 1),
             *(MultiBranchBlock(num_feat, tuple(dilations)) for _ in range(num_extract_block)),
@@ -93,7 +110,7 @@ class EFAR(RecurrentNetwork):
         self.forward_propagation = EnhancedPropagation(
             num_feat, num_block, deform_groups, max_residue_magnitude, num_extra=num_feat if coupled_propagation else 0
         )
-        self.upsampler = MultiScaleUpsampler(num_feat)
+        self.upsampler = MultiScaleUpsampler(num_feat, upsample_feat, scale)
 
     def step_inputs(self, step: str) -> tuple[str, ...]:
         """Without coupling the forward pass does not take the backward pass's states."""
@@ -108,11 +125,26 @@ class EFAR(RecurrentNetwork):
     def flow(self, frame: Tensor, other: Tensor) -> Tensor:
         return self.spynet(frame, other)
 
-    def backward_step(self, frame, feat, state, previous_feat, flow_to_previous, flow_to_next) -> Tensor:
+    def backward_step(
+        self,
+        frame: Tensor,
+        feat: Tensor,
+        state: Tensor | None,
+        previous_feat: Tensor | None,
+        flow_to_previous: Tensor | None,
+        flow_to_next: Tensor | None,
+    ) -> Tensor:
         return self.backward_propagation(frame, feat, state, flow_to_next, previous_feat, flow_to_previous)
 
     def forward_step(
-        self, frame, feat, state, next_feat, flow_to_previous, flow_to_next, backward_state=None
+        self,
+        frame: Tensor,
+        feat: Tensor,
+        state: Tensor | None,
+        next_feat: Tensor | None,
+        flow_to_previous: Tensor | None,
+        flow_to_next: Tensor | None,
+        backward_state: Tensor | None = None,
     ) -> Tensor:
         return self.forward_propagation(frame, feat, state, flow_to_previous, next_feat, flow_to_next, backward_state)
 
@@ -177,24 +209,36 @@ class EnhancedPropagation(nn.Module):
 
 
 class MultiScaleUpsampler(nn.Module):
-    """Upsampling that sees the LR frame again at x2 and adds it at x4 (Section 2.4, Figure 4)."""
+    """Upsampling that sees the LR frame again at x2 and adds it at x4 (Section 2.4, Figure 4).
 
-    def __init__(self, num_feat: int):
+    At x2 and x3 it has the first stage only: the frame is seen again and added at that size.
+
+    Args:
+        num_feat: Channels of the states.
+        upsample_feat, scale: As in `EFAR`.
+    """
+
+    def __init__(self, num_feat: int, upsample_feat: int | None = None, scale: int = 4):
         super().__init__()
+        self.scale = scale
+        self.first_scale = 2 if scale == 4 else scale
+        first_feat = last_feat = upsample_feat or num_feat
         self.fusion = nn.Conv2d(2 * num_feat, num_feat, 1)
-        self.upconv1 = nn.Conv2d(num_feat, 4 * num_feat, 3, 1, 1)
-        self.fusion_x2 = nn.Conv2d(num_feat + 3, num_feat, 1)
-        self.upconv2 = nn.Conv2d(num_feat, 4 * 64, 3, 1, 1)
-        self.conv_last = nn.Conv2d(64, 3, 3, 1, 1)
-        self.pixel_shuffle = nn.PixelShuffle(2)
+        self.upconv1 = nn.Conv2d(num_feat, self.first_scale**2 * first_feat, 3, 1, 1)
+        self.fusion_x2 = nn.Conv2d(first_feat + 3, first_feat, 1)
+        if scale == 4:
+            last_feat = upsample_feat or 64
+            self.upconv2 = nn.Conv2d(first_feat, 4 * last_feat, 3, 1, 1)
+        self.conv_last = nn.Conv2d(last_feat, 3, 3, 1, 1)
         self.lrelu = nn.LeakyReLU(0.1, inplace=True)
 
     def forward(self, frame: Tensor, backward_state: Tensor, forward_state: Tensor) -> Tensor:
-        """(b, 3, h, w) and twice (b, c, h, w) -> (b, 3, 4 * h, 4 * w)."""
+        """(b, 3, h, w) and twice (b, c, h, w) -> (b, 3, s * h, s * w)."""
         feat = self.lrelu(self.fusion(torch.cat((backward_state, forward_state), dim=1)))
-        feat_x2 = self.lrelu(self.pixel_shuffle(self.upconv1(feat)))  # (b, c, 2h, 2w)
-        frame_x2 = F.interpolate(frame, scale_factor=2, mode='bilinear', align_corners=False)
-        feat_x2 = self.lrelu(self.fusion_x2(torch.cat((feat_x2, frame_x2), dim=1)))
-        feat_x4 = self.lrelu(self.pixel_shuffle(self.upconv2(feat_x2)))  # (b, 64, 4h, 4w)
-        frame_x4 = F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)
-        return self.conv_last(feat_x4) + frame_x4
+        feat = self.lrelu(F.pixel_shuffle(self.upconv1(feat), self.first_scale))  # (b, c, 2h, 2w); at x3 (b, c, 3h, 3w)
+        enlarged = F.interpolate(frame, scale_factor=self.first_scale, mode='bilinear', align_corners=False)
+        feat = self.lrelu(self.fusion_x2(torch.cat((feat, enlarged), dim=1)))
+        if self.scale == 4:
+            feat = self.lrelu(F.pixel_shuffle(self.upconv2(feat), 2))  # (b, 64, 4h, 4w)
+            enlarged = F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)
+        return self.conv_last(feat) + enlarged

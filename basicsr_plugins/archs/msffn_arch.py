@@ -16,6 +16,8 @@ Parameters in millions, ours and the paper's (Tables I and V; Table VI has none)
     64, alignment: pcd                   5.77    5.73
     64, fusion: direct (DF)              3.52
     64, fusion: 3d (3DF)                 3.60
+    80 channels, x2                      8.56         one pixel shuffle, of 2x2 sub-pixels; the paper has x4 alone
+    80 channels, x3                      8.85         of 3x3
 
 Where the paper leaves a choice:
 
@@ -52,7 +54,8 @@ Where the paper leaves a choice:
 - Training (`options/train_MSFFN_Vimeo90K.yml`): samples are flipped and turned by 90 degrees (Section IV-A), by the
   toolbox's augmentation, which flips vertically too; that reversing time is not named, and not done.
 
-Shape shorthand: b batch, n frames of the window, c channels, h and w height and width of the LR frame.
+Shape shorthand: b batch, n frames of the window, c channels, h and w height and width of the LR frame, s
+the scale.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ FUSIONS = ('sft', 'direct', '3d')
 
 @ARCH_REGISTRY.register()
 class MSFFN(nn.Module):
-    """MSFFN, x4.
+    """MSFFN.
 
     Args:
         num_feat: Channels of the features: 80 in the paper, 64 for its small network and ablations.
@@ -86,14 +89,14 @@ class MSFFN(nn.Module):
         fusion: `sft`, the paper's own; of its Table VI `direct`, `3d`.
         spynet_path: For alignment by flow: SpyNet weights in the format of BasicSR's `SpyNet(load_path)`; without,
             flow starts untrained.
+        scale: Upscaling factor: 4, the paper's, by two pixel shuffles, or 2 or 3, by one.
 
     Raises:
         InputError: If an argument is out of its range, or `spynet_path` does not hold SpyNet weights.
     """
 
     input_type = 'window'
-    scale = 4
-    scales = (4,)
+    scales = (2, 3, 4)
 
     def __init__(
         self,
@@ -108,13 +111,17 @@ class MSFFN(nn.Module):
         feedback: bool = True,
         fusion: str = 'sft',
         spynet_path: str | None = None,
+        scale: int = 4,
     ):
         super().__init__()
+        if scale not in self.scales:
+            raise InputError(f'MSFFN: scale must be one of {self.scales}, but is {scale}.')
         if num_frame < 1 or num_frame % 2 == 0:
             raise InputError(f'MSFFN: num_frame must be odd, but is {num_frame}.')
         for name, value, known in (('alignment', alignment, ALIGNMENTS), ('fusion', fusion, FUSIONS)):
             if value not in known:
                 raise InputError(f'MSFFN: {name} must be one of {", ".join(known)}, but is {value!r}.')
+        self.scale = scale
         self.num_feat = num_feat
         self.num_frame = num_frame
         self.estimates_flow = alignment == 'flow' and num_frame > 1
@@ -138,10 +145,11 @@ class MSFFN(nn.Module):
         else:
             self.blocks = nn.ModuleList(ResidualBlockNoBN(num_feat) for _ in range(num_block))
 
-        self.upconv1 = nn.Conv2d(num_feat, 4 * num_feat, 3, 1, 1)
-        self.upconv2 = nn.Conv2d(num_feat, 4 * num_feat, 3, 1, 1)
+        self.first_scale = 2 if scale == 4 else scale
+        self.upconv1 = nn.Conv2d(num_feat, self.first_scale**2 * num_feat, 3, 1, 1)
+        if scale == 4:
+            self.upconv2 = nn.Conv2d(num_feat, 4 * num_feat, 3, 1, 1)
         self.conv_last = nn.Conv2d(num_feat, 3, 3, 1, 1)
-        self.pixel_shuffle = nn.PixelShuffle(2)
         self.lrelu = nn.LeakyReLU(0.1, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,7 +159,7 @@ class MSFFN(nn.Module):
             x: (b, n, 3, h, w), RGB in [0, 1], n = `num_frame`; any h and w.
 
         Returns:
-            (b, 3, 4 * h, 4 * w).
+            (b, 3, s * h, s * w).
         """
         if x.dim() != 5 or x.size(1) != self.num_frame or x.size(2) != 3:
             raise InputError(f'MSFFN takes windows of shape (b, {self.num_frame}, 3, h, w), but got {tuple(x.shape)}.')
@@ -178,7 +186,7 @@ class MSFFN(nn.Module):
             feats: n times what `extract_features` gives, in the order of the frames.
 
         Returns:
-            (b, 3, 4 * h, 4 * w).
+            (b, 3, s * h, s * w).
         """
         center = self.num_frame // 2
         supports = [self.align(feats[i], feats[center]) for i in range(self.num_frame) if i != center]
@@ -207,10 +215,12 @@ class MSFFN(nn.Module):
         return feat
 
     def reconstruct(self, feat: Tensor, frame: Tensor) -> Tensor:
-        """(b, c, h, w) and (b, 3, h, w) -> (b, 3, 4 * h, 4 * w)."""
-        feat = self.lrelu(self.pixel_shuffle(self.upconv1(feat)))  # (b, c, 2h, 2w)
-        feat = self.lrelu(self.pixel_shuffle(self.upconv2(feat)))  # (b, c, 4h, 4w)
-        return self.conv_last(feat) + F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)
+        """(b, c, h, w) and (b, 3, h, w) -> (b, 3, s * h, s * w)."""
+        feat = self.lrelu(F.pixel_shuffle(self.upconv1(feat), self.first_scale))  # (b, c, 2h, 2w); at x3 (b, c, 3h, 3w)
+        if self.scale == 4:
+            feat = self.lrelu(F.pixel_shuffle(self.upconv2(feat), 2))  # (b, c, 4h, 4w)
+        enlarged = F.interpolate(frame, scale_factor=self.scale, mode='bilinear', align_corners=False)
+        return self.conv_last(feat) + enlarged
 
 
 def similarity_mask(feat: Tensor, aligned: Tensor) -> Tensor:

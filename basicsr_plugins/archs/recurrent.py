@@ -15,6 +15,11 @@ The last three take, of frame i, any of `frame`, `feat`, `previous_frame`, `next
     state            in a pass that of the frame it came from, None where it starts; in `upsample` the forward pass's
     backward_state   the backward pass's state of the frame itself
 
+and `upsample` also, of up to `num_lookahead` frames (an attribute of the network) after frame i, in order
+
+    next_states      the forward pass's states, which must not need the backward pass's
+    flows_to_next    the flows from frame i to each
+
 What lies beyond the clip's ends, or before the start of a pass, is None. A state is a tensor (b, c, h, w) or a tuple of
 such tensors, with the height and width of the frame, so that it can be cut into tiles.
 
@@ -38,12 +43,20 @@ NEIGHBOURS = {'previous': -1, 'next': 1}
 INPUTS = (
     *('frame', 'feat', 'state', 'backward_state'),
     *(name for side in NEIGHBOURS for name in (f'{side}_frame', f'{side}_feat', f'flow_to_{side}')),
+    *('next_states', 'flows_to_next'),
 )
+STEPS = ('backward_step', 'forward_step', 'upsample')
 CAME_FROM = {'backward_step': 1, 'forward_step': -1}  # where a pass's previous frame lies
 
 
 class Steps:
-    """What the steps of a network take, read from the names of their arguments."""
+    """What the steps of a network take, read from the names of their arguments.
+
+    Attributes:
+        num_lookahead: Of how many frames ahead `upsample` takes the forward states.
+    """
+
+    num_lookahead = 0
 
     def step_inputs(self, step: str) -> tuple[str, ...]:
         """The names of what `backward_step`, `forward_step` or `upsample` takes; none where there is no such step.
@@ -58,9 +71,11 @@ class Steps:
 
     @property
     def ahead(self) -> int:
-        """How many frames the forward pass sees ahead by itself: 0 or 1."""
-        names = self.step_inputs('forward_step') + self.step_inputs('upsample')
-        return int(any('next' in name for name in names))
+        """How many frames the forward pass sees ahead by itself."""
+        steps, upsample = (
+            any('next' in name for name in self.step_inputs(step)) for step in ('forward_step', 'upsample')
+        )
+        return max(steps + self.num_lookahead, int(upsample))
 
     @property
     def coupled(self) -> bool:
@@ -110,14 +125,12 @@ class Clip:
 
     def flow(self, i: int, j: int) -> Tensor:
         """(b, 2, h, w), float32, from frame i to frame j, in pixels, channel 0 = x."""
+        return self._once(('flow', i, j), lambda: self._estimate(self.frame(i), self.frame(j)))
 
-        def estimate():
-            frame, other = self.frame(i), self.frame(j)
-            kind = 'cpu' if frame.is_meta else frame.device.type  # autocast knows no meta device
-            with torch.autocast(kind, enabled=False):
-                return self._run(self._steps.flow, frame=frame, other=other)
-
-        return self._once(('flow', i, j), estimate)
+    def _estimate(self, frame: Tensor, other: Tensor) -> Tensor:
+        kind = 'cpu' if frame.is_meta else frame.device.type  # autocast knows no meta device
+        with torch.autocast(kind, enabled=False):
+            return self._run(self._steps.flow, frame=frame, other=other)
 
     def step(
         self, name: str, i: int, state: State | None = None, backward_state: State | None = None
@@ -125,16 +138,33 @@ class Clip:
         """The result of `backward_step`, `forward_step` or `upsample` for frame i; None where there is no such step."""
         if not self._steps.has_step(name):
             return None
+        if name == 'forward_step' and ('state', i) in self._known:
+            return self._known['state', i]
         states = {'state': state, 'backward_state': backward_state}
         starts = state is None and name in CAME_FROM
         beyond = i + CAME_FROM[name] if starts else None  # not of this pass
-        inputs = {
-            what: states[what] if what in states else self._input(what, i, beyond)
-            for what in self._steps.step_inputs(name)
-        }
+        names = self._steps.step_inputs(name)
+        if 'next_states' in names:
+            states['next_states'] = self._next_states(i, state)
+        inputs = {what: states[what] if what in states else self._input(what, i, beyond) for what in names}
         return self._run(getattr(self._steps, name), **inputs)
 
-    def _input(self, what: str, i: int, beyond: int | None) -> Tensor | None:
+    def _next(self, i: int) -> range:
+        if self._steps.num_lookahead < 1:
+            raise TypeError(f'{type(self._steps).__name__} takes what lies ahead, but its num_lookahead is not set.')
+        return range(i + 1, min(i + self._steps.num_lookahead, len(self) - 1) + 1)
+
+    def _next_states(self, i: int, state: State | None) -> tuple[State, ...] | None:
+        """Of the frames after i, each computed once: the forward pass takes them up when it comes there."""
+        states = []
+        for j in self._next(i):
+            state = self._once(('state', j), functools.partial(self.step, 'forward_step', j, state))
+            states.append(state)
+        return tuple(states) or None
+
+    def _input(self, what: str, i: int, beyond: int | None) -> State | None:
+        if what == 'flows_to_next':
+            return tuple(self.flow(i, j) for j in self._next(i)) or None
         *side, kind = what.split('_')  # ['next'], 'feat'; or ['flow', 'to'], 'next'
         if not side:
             return getattr(self, kind)(i)
@@ -144,14 +174,70 @@ class Clip:
             return None
         return self.flow(i, j) if is_flow else getattr(self, kind)(j)
 
+    def compute_ahead(self, size: int) -> None:
+        """Compute the features of all frames and the flows of all pairs that the steps take, `size` in one batch.
+
+        What comes of a batch differs from what comes one by one, by rounding.
+        """
+        taken = {name for step in STEPS for name in self._steps.step_inputs(step)}
+        frames = range(len(self))
+        if any(name.endswith('feat') for name in taken):
+            for part in _parts(frames, size):
+                feats = self._run(self._steps.extract, frame=torch.cat([self.frame(i) for i in part]))
+                self._known.update((('feat', i), feat) for i, feat in zip(part, feats.chunk(len(part))))
+        sides = [offset for name, offset in NEIGHBOURS.items() if f'flow_to_{name}' in taken]
+        pairs = [(i, i + offset) for offset in sides for i in frames if 0 <= i + offset < len(self)]
+        for part in _parts(pairs, size):
+            flows = self._estimate(*(torch.cat([self.frame(i) for i in side]) for side in zip(*part)))
+            self._known.update((('flow', *pair), flow) for pair, flow in zip(part, flows.chunk(len(part))))
+
     def keep(self, first: int, last: int) -> None:
         """Forget what belongs to other frames than `first` to `last`."""
         self._known = {key: value for key, value in self._known.items() if first <= key[1] <= last}
 
-    def _once(self, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
+    def _once(self, key: tuple, compute: Callable[[], State]) -> State:
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
+
+
+def _parts(items: Sequence, size: int) -> list[Sequence]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def run_clip(
+    steps: Steps, x: Tensor, run: Callable[..., State] = call, batch: int | None = None
+) -> Tensor | tuple[Tensor, ...]:
+    """Upscale a clip by the steps of a network: what `forward` does.
+
+    Args:
+        steps: The network, or what has its steps.
+        x: (b, t, 3, h, w).
+        run: Calls a step: (step, **inputs) -> its result.
+        batch: How many frames' features and pairs' flows are computed at once, before the passes begin; None for one by
+            one, as they are needed, which gives the very values of upscaling.
+
+    Returns:
+        (b, t, 3, s * h, s * w); a tuple, of which this is the first, where `upsample` gives one.
+    """
+    clip = Clip(steps, x.unbind(1), run)
+    if batch is not None:
+        clip.compute_ahead(batch)
+    backward_states = [None] * len(clip)
+    state = None
+    for i in reversed(range(len(clip))):
+        state = backward_states[i] = clip.step('backward_step', i, state)
+
+    outputs = []
+    state = None
+    for i in range(len(clip)):
+        state = clip.step('forward_step', i, state, backward_states[i])
+        outputs.append(clip.step('upsample', i, state, backward_states[i]))
+        backward_states[i] = None
+        clip.keep(i, len(clip))
+    if isinstance(outputs[0], tuple):  # in training: the frames, and what losses of the network's own look at
+        return tuple(torch.stack(output, dim=1) for output in zip(*outputs))
+    return torch.stack(outputs, dim=1)
 
 
 class RecurrentNetwork(Steps, nn.Module):
@@ -163,10 +249,6 @@ class RecurrentNetwork(Steps, nn.Module):
 
     input_type = 'sequence'
     colour = 'rgb'
-
-    def run_step(self, step: Callable[..., State], **inputs: State | None) -> State:
-        """Call a step in `forward`; override or replace it to checkpoint or compile steps in training."""
-        return call(step, **inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale a clip, frame by frame.
@@ -185,19 +267,4 @@ class RecurrentNetwork(Steps, nn.Module):
             raise InputError(
                 f'{type(self).__name__} takes frames of shape (b, t, {channels}, h, w), but got {tuple(x.shape)}.'
             )
-        clip = Clip(self, x.unbind(1), self.run_step)
-        backward_states = [None] * len(clip)
-        state = None
-        for i in reversed(range(len(clip))):
-            state = backward_states[i] = clip.step('backward_step', i, state)
-
-        outputs = []
-        state = None
-        for i in range(len(clip)):
-            state = clip.step('forward_step', i, state, backward_states[i])
-            outputs.append(clip.step('upsample', i, state, backward_states[i]))
-            backward_states[i] = None
-            clip.keep(i, len(clip))
-        if isinstance(outputs[0], tuple):  # in training: the frames, and what losses of the network's own look at
-            return tuple(torch.stack(output, dim=1) for output in zip(*outputs))
-        return torch.stack(outputs, dim=1)
+        return run_clip(self, x)

@@ -11,7 +11,8 @@ Choices:
   pairs the first frame with the second instead.
 - The training code was never published: structure and detail of the output are compared with the GT's by the pixel
   loss, at the pixel loss's weight each (`auxiliary_weights`).
-- Frames of odd sides: halving drops the last row or column, doubling gives the frame's size again.
+- Frames of odd sides are padded to even ones by whoever restores with it. Where they are not, as in training, halving
+  drops the last row or column, and doubling gives the frame's size again.
 
 Shape shorthand: b batch, c channels (`num_feat`), h and w height and width of the LR frame.
 """
@@ -44,6 +45,7 @@ class RSDN(RecurrentNetwork):
 
     scale = SCALE
     scales = (SCALE,)
+    size_multiple = 2
     min_size = 2
     auxiliary_weights: ClassVar = {'structure': 1.0, 'detail': 1.0}
 

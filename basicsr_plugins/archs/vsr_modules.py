@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from basicsr_plugins.ops.deform_conv import ModulatedDeformConv2d
 
+FLOW_STARTS_UNTRAINED = (
+    'network_g has no spynet_path: the flow network starts untrained unless a checkpoint brings its weights.'
+)
+
 
 def build_spynet(spynet_path: str | None) -> SpyNet:
     """SpyNet with the weights of `spynet_path` (the format of BasicSR's `SpyNet(load_path)`), untrained without.
@@ -28,9 +32,7 @@ def build_spynet(spynet_path: str | None) -> SpyNet:
 
 @functools.cache
 def _say_flow_starts_untrained():
-    get_root_logger().warning(
-        'network_g has no spynet_path: the flow network starts untrained unless a checkpoint brings its weights.'
-    )
+    get_root_logger().warning(FLOW_STARTS_UNTRAINED)
 
 
 class MultiBranchBlock(nn.Module):

@@ -22,7 +22,7 @@ from matplotlib.font_manager import FontProperties
 from basicsr_plugins.benchmark.results import Results, Row
 from basicsr_plugins.benchmark.tables import metric_column
 
-# Colours that matplotlib draws with, and the page's colours that take their places.
+# Colours of matplotlib's lines, and the page's colours that take their places.
 INK, MUTED, RULE, ACCENT, PAPER = (f'#0{i}0{i}0{i}' for i in range(1, 6))
 PAGE_COLOURS = {
     INK: 'var(--ink)',

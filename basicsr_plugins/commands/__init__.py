@@ -16,12 +16,14 @@ from basicsr_plugins.errors import InputError, run_script, suggest
 COMMANDS = {  # name -> what it does; `bicubic-lr` is bicubic_lr.py
     'upscale': 'upscale a video of any length, or a folder of images',
     'export': 'write a network as ONNX files, which run without PyTorch',
+    'weights': 'list the weights that come with the package',
     'benchmark': 'compare networks: how good, how fast, how big, and what it looks like',
     'options': 'list the keys that an option file may have, class by class',
     'lmdb': 'pack clips into LMDBs that BasicSR reads, and verify them',
     'bicubic-lr': 'make MATLAB-bicubic low-resolution clips from ground truth',
     'regroup-reds': 'add the validation clips of REDS to its training clips',
     'demo-data': 'make a small dataset of known motion',
+    'synthetic-clips': 'write generated clips of known motion: training material without end, or held-out clips',
     'quickstart': 'train a small EFAR on demo clips and compare it with bicubic (in a checkout)',
 }
 

@@ -1,7 +1,8 @@
 """Upscale a video of any length, or a folder of images, by a trained network; memory does not grow with its length.
 
-    python scripts/upscale.py film.mp4 -o film_x4.mp4 --checkpoint experiments/EFAR_REDS/models/net_g_latest.pth
-    python scripts/upscale.py frames/ -o frames_x4/ --network BasicVSR:num_block=30 --checkpoint BasicVSR.pth
+    python scripts/upscale.py film.mp4 -o film_x4.mp4
+    python scripts/upscale.py film.mp4 -o film_x4.mp4 --weights experiments/EFAR_REDS/models/net_g_latest.pth
+    python scripts/upscale.py frames/ -o frames_x4/ --weights basicvsr_reds4.pth
     python scripts/upscale.py 'frames/*.png' -o film.mkv --codec hevc --fps 24 --compare film_compare.mkv ...
 
 Interrupted (Ctrl-C, a crash), the same command with --resume goes on.
@@ -21,7 +22,7 @@ from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.precision import choose_dtype
 from basicsr_plugins.inference.sessions import RUNTIMES
 from basicsr_plugins.inference.settings import UpscaleSettings
-from basicsr_plugins.upscaling import load_network, upscale
+from basicsr_plugins.upscaling import choose_weights, load_network, upscale
 from basicsr_plugins.video.media import VideoSettings
 from basicsr_plugins.video.opening import open_source
 
@@ -33,11 +34,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('input', help='a video file, a folder of images, or a glob in quotes')
     parser.add_argument('-o', '--output', required=True, help='a video file (.mp4, .mkv, .mov), or a folder for PNGs')
     group = parser.add_argument_group('network')
-    group.add_argument('--checkpoint', help='weights (params_ema are taken first), or an exported folder')
+    group.add_argument(
+        '--weights',
+        '--checkpoint',
+        metavar='NAME|FILE|FOLDER',
+        help='shipped weights (see `basicsr-plugins weights`), a file (.pth, .safetensors), or the folder of an '
+        'exported network; default: those shipped for a video file or for images',
+    )
     group.add_argument(
         '--network',
         metavar='TYPE[:KEY=VALUE,...]',
-        help="the network, or an option file; default: the option file in the checkpoint's experiment folder",
+        help='the network, or an option file; default: what the weights say',
     )
     group.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     group.add_argument(
@@ -85,7 +92,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: If something that the user gave cannot be used.
     """
     args = parse_args(argv)
-    load = partial(load_network, args.checkpoint, args.network, args.device, args.scale, args.runtime)
+    weights = args.weights
+    if weights is None and args.network is None:
+        weights, note = choose_weights(args.input, args.device)
+        print(f'note: {note or f"the weights are {weights}."}', file=sys.stderr)
+    load = partial(load_network, weights, args.network, args.device, args.scale, args.runtime)
     if args.dtype == 'auto':
         dtype, why = choose_dtype(load, open_source(args.input))
         print(f'note: {why}', file=sys.stderr)
@@ -124,6 +135,6 @@ def tile_side(text: str) -> int | str | None:
     """What `UpscaleSettings.tile` is for `auto`, `none` or a number."""
     if text in ('auto', 'none'):
         return None if text == 'none' else text
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise InputError(f'--tile must be auto, none or a number of pixels, but is {text!r}.')
     return int(text)

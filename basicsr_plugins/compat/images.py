@@ -8,7 +8,7 @@ from basicsr_plugins.compat.rebind import wrap
 
 
 def jpg_compression() -> None:
-    """Let JPEG degradations work: the quality that they draw is not a whole number.
+    """Let JPEG degradations work: the quality that they sample is not a whole number.
 
     Breaks on an OpenCV whose `imencode` takes no floats as parameters, OpenCV 5 among them: cv2.error. Older ones cut
     the fraction off, as is done here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,11 +12,13 @@ import torchvision
 from basicsr.archs import arch_util, basicvsrpp_arch
 from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.archs.spynet_arch import SpyNet
+from basicsr.archs.tof_arch import SPyNetTOF
 from torch.nn import functional as F
 
 from basicsr_plugins.compat.rebind import replaced, wrap
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.ops.deform_conv import modulated_deform_conv2d
+from basicsr_plugins.ops.finite import sample_finite
 
 SPYNET_MIN_SIZE = 64  # six levels: the coarsest of a 64 px frame is 2 px, of a smaller one too small to enlarge
 
@@ -107,6 +110,47 @@ def deform_conv() -> None:
             )
 
 
+def flow_precision() -> None:
+    """Keep flow in float32 under autocast, and NaN in it away from operators that crash.
+
+    BasicSR's flow networks and `flow_warp` follow autocast, in every version, where coordinates beyond 256 are no whole
+    pixels any more. On a CPU NaN in a flow kills the process (`ops.finite`). With CUDA the grid of `flow_warp` is made on
+    the CPU, and its copy waits for the device at each call.
+    """
+
+    def make_estimate(original):
+        def estimate(self, *frames):
+            with _without_autocast(frames[0]):
+                return original(self, *map(_at_least_float32, frames))
+
+        return estimate
+
+    def make_warp(original):
+        def warp(x, flow, *args, **kwargs):
+            def sample(flow):
+                return original(_at_least_float32(x), flow, *args, **kwargs)
+
+            on_device = x.device if x.is_cuda else contextlib.nullcontext()
+            with _without_autocast(x), on_device:
+                return sample_finite(sample, _at_least_float32(flow)).to(x.dtype)
+
+        return warp
+
+    wrap(SpyNet, 'process', make_estimate)
+    wrap(SPyNetTOF, 'forward', make_estimate)
+    wrap(arch_util, 'flow_warp', make_warp)
+
+
+def _without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
+    kind = x.device.type
+    asked = not x.is_meta and torch.is_autocast_enabled(kind)  # autocast knows no meta device
+    return torch.autocast(kind, enabled=False) if asked else contextlib.nullcontext()
+
+
+def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def meshgrid_warning() -> None:
     """Silence the warning that `flow_warp` brings at its first call.
 
@@ -116,4 +160,4 @@ def meshgrid_warning() -> None:
     warnings.filterwarnings('ignore', message='torch.meshgrid: in an upcoming release')
 
 
-PATCHES = (spynet_small_frames, spynet_weights, basicvsrpp_alignment, deform_conv, meshgrid_warning)
+PATCHES = (spynet_small_frames, spynet_weights, flow_precision, basicvsrpp_alignment, deform_conv, meshgrid_warning)

@@ -29,13 +29,13 @@ class SafeOptionLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
     A key that stands twice in a section is refused, and so are aliases that stand for too much, or for themselves.
     """
 
-    def get_single_node(self):
+    def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
             _check_node(node, {})
         return node
 
-    def construct_ordered_mapping(self, node):
+    def construct_ordered_mapping(self, node: yaml.MappingNode) -> OrderedDict:
         self.flatten_mapping(node)
         return OrderedDict(self.construct_pairs(node))
 
@@ -84,11 +84,34 @@ def parse_options() -> None:
                     f'num_gpu: {opt["num_gpu"]} is asked for, but PyTorch sees no CUDA device; say 0 (or auto).'
                 )
             _rebind_entry_script()
+            if is_train:
+                _multiply_batch(opt)
+                _prefer_uint8(opt)
             return opt, args
 
         return parse
 
     wrap(options, 'parse_options', make)
+
+
+def _multiply_batch(opt: dict) -> None:
+    """Let a model that computes a batch in parts, `train: accumulate`, get that many times as many samples."""
+    from basicsr_plugins.option_file import MODEL_REGISTRY, registered  # may itself be what imports BasicSR
+
+    declared = getattr(registered(MODEL_REGISTRY)[opt['model_type']], 'option_keys', {})
+    if 'accumulate' in declared.get('train', {}):
+        opt['datasets']['train']['batch_size_per_gpu'] *= opt['train'].get('accumulate', 1)
+
+
+def _prefer_uint8(opt: dict) -> None:
+    """Let samples stay uint8 until they are on the device, a quarter of the data, where the model makes them floats."""
+    from basicsr_plugins.option_file import DATASET_REGISTRY, MODEL_REGISTRY, registered
+
+    section = opt['datasets']['train']
+    dataset = registered(DATASET_REGISTRY).get(section['type'])
+    model = registered(MODEL_REGISTRY)[opt['model_type']]
+    if getattr(model, 'takes_uint8', False) and 'uint8' in getattr(dataset, 'option_keys', {}):
+        section.setdefault('uint8', section.get('degradation') is None)
 
 
 def output_root(root_path: str | os.PathLike) -> Path:

@@ -1,4 +1,4 @@
-"""How a program that runs BasicSR ends when what the user gave cannot be used."""
+"""How a program that runs BasicSR ends when it cannot go on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from basicsr_plugins.errors import InputError, one_line
 
 
 def excepthook() -> None:
-    """End a program that an `InputError` stops with one line, not with a traceback. Other errors are left alone.
+    """End a program with one line, not with a traceback, where that says all.
 
-    BasicSR's scripts catch nothing, in every version: a wrong option is a traceback of thirty lines.
+    That is an `InputError`, Ctrl-C, and a loader's worker that was killed; other errors are left alone. BasicSR's
+    scripts catch nothing, in every version: a wrong option is a traceback of thirty lines.
     """
     previous = sys.excepthook
     if getattr(previous, 'reports_input_errors', False):
@@ -19,6 +20,12 @@ def excepthook() -> None:
     def report(kind, error, traceback):
         if isinstance(error, InputError):
             print(f'error: {one_line(error)}', file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print('interrupted', file=sys.stderr)
+        elif isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid'):
+            reason = one_line(error).split('.')[0]
+            advice = 'if memory ran out, lower num_worker_per_gpu; --auto_resume goes on from the last state'
+            print(f'error: a process that loads data is gone ({reason}); {advice}.', file=sys.stderr)
         else:
             previous(kind, error, traceback)
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 import basicsr.train
 import torch
 from basicsr.models.base_model import BaseModel
@@ -15,19 +20,23 @@ from basicsr_plugins.compat.options import output_root
 from basicsr_plugins.compat.rebind import wrap
 from basicsr_plugins.errors import InputError, one_line
 
+_LOCKS = {}  # path -> open file
+
 
 def load_resume_state() -> None:
-    """Resume without CUDA, and past damaged files.
+    """Resume without CUDA, and past damaged files; no two trainings write to one folder.
 
     BasicSR maps the state to the current CUDA device, in every version: RuntimeError without one. Its `--auto_resume`
     looks below the current folder, not below the root, and dies on a state that a crash left half-written. Here the
-    newest state that loads, with its networks, is taken, and what was skipped is said.
+    newest state that loads, with its networks, is taken, and what was skipped is said. Two trainings of one name write
+    into each other's files, in every version; here the second one is refused.
     """
 
     def make(original):
         def load(opt):
             # train_pipeline has just overwritten what parse_options gave; tb_logger goes below it
             opt['root_path'] = str(output_root(opt['root_path']))
+            _lock(opt)
             if opt['auto_resume']:
                 path, state = _newest_state(opt)
             elif opt['path'].get('resume_state'):
@@ -45,6 +54,32 @@ def load_resume_state() -> None:
         return load
 
     wrap(basicsr.train, 'load_resume_state', make)
+
+
+def _lock(opt: dict) -> None:
+    """Let no other training write to the experiment's folder as long as this process lives.
+
+    The file stands beside the folder, which a training that starts afresh renames. The lock is of the process: its
+    loader workers, which outlive a kill by seconds, do not have it, and the other ranks need none.
+
+    Raises:
+        InputError: If another training holds the lock.
+    """
+    if fcntl is None or get_dist_info()[0] != 0:
+        return
+    folder = Path(opt['path']['training_states']).parent
+    path = folder.with_name(f'.{folder.name}.lock')
+    if path in _LOCKS:  # closing the file again would release the lock
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, 'w')  # noqa: SIM115  # as long as the process lives
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise InputError(
+            f'another training is writing {folder}; wait until it ends, or give this one another name.'
+        ) from None
+    _LOCKS[path] = file
 
 
 def _newest_state(opt: dict) -> tuple[Path | None, dict | None]:

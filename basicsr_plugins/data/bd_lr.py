@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basicsr_plugins.data.clips import ClipReader
+from basicsr_plugins.data.frame_formats import DecodedFrame
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.errors import InputError, suggest
 
@@ -103,9 +104,9 @@ class DegradedReader:
     def clips(self) -> list[ClipInfo]:
         return self.gt.clips()
 
-    def read(self, clip: str, frame: str) -> np.ndarray:
-        """(h // 4, w // 4, 3), BGR, uint8."""
-        return bd_downsample_images(self.gt.read(clip, frame)[None], self.name, self.scale)[0]
+    def open(self, clip: str, frame: str) -> DecodedFrame:
+        """A frame of (h // 4, w // 4)."""
+        return DecodedFrame(bd_downsample_images(self.gt.read(clip, frame)[None], self.name, self.scale)[0])
 
 
 def check_sources(where: str, opt: Mapping) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from basicsr_plugins.data.meta_info import StrPath, clips_from_folder, write_file
+from basicsr_plugins.data.meta_info import StrPath, clips_from_folder
 from basicsr_plugins.data.preparation import (
     cannot_write,
     default_num_worker,
@@ -19,6 +19,7 @@ from basicsr_plugins.data.preparation import (
     recorded,
 )
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import write_atomically
 
 SCALES = (2, 3, 4)
 
@@ -47,9 +48,9 @@ def make_bicubic_lr(
     """
     source, output = Path(source), Path(output)
     if scale not in SCALES:
-        raise InputError(f'the scale is {scale}; give one of {SCALES}')
+        raise InputError(f'the scale is {scale}; give one of {SCALES}.')
     if source.resolve() in (output.resolve(), *output.resolve().parents):
-        raise InputError(f'{output} lies in its own source {source}; give a path outside')
+        raise InputError(f'{output} lies in its own source {source}; give a path outside.')
     if degradation is not None:
         # BasicSR takes seconds to import
         from basicsr_plugins.data.bd_lr import check_convention
@@ -64,6 +65,8 @@ def make_bicubic_lr(
     num_worker = default_num_worker() if num_worker is None else num_worker
     try:
         with recorded(output, describe(source, clips, scale=scale, degradation=degradation)):
+            for part in output.rglob('.*.part'):  # of a run that was killed while it wrote
+                part.unlink()
             return _make_frames(output, frames, scale, degradation, num_worker)
     except OSError as error:
         raise InputError(cannot_write(output, error)) from error
@@ -98,7 +101,9 @@ def downsample(image: np.ndarray, scale: int, degradation: str | None = None) ->
     return lq if image.ndim == 3 else lq[..., 0]
 
 
-def _make_frames(output, frames, scale, degradation, num_worker):
+def _make_frames(
+    output: Path, frames: list[tuple[Path, Path]], scale: int, degradation: str | None, num_worker: int
+) -> int:
     todo = [(gt, lq, scale, degradation) for gt, lq in frames if not lq.exists()]
     for folder in {lq.parent for _, lq, *_ in todo}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,12 +122,12 @@ def _make_frames(output, frames, scale, degradation, num_worker):
     return len(todo)
 
 
-def _make_frame(gt, lq, scale, degradation):
+def _make_frame(gt: Path, lq: Path, scale: int, degradation: str | None) -> tuple[int, int]:
     """Runs in a worker; returns the (h, w) of the ground truth."""
     image = read_image(gt)
     h, w = image.shape[:2]
     least = (2 if degradation is None else 4) * scale
     if min(h, w) < least:
-        raise InputError(f'{gt} is {w}x{h}, too small to shrink by {scale}; give frames of {least} pixels or more')
-    write_file(lq, encode_png(downsample(image, scale, degradation)))
+        raise InputError(f'{gt} is {w}x{h}, too small to shrink by {scale}; give frames of {least} pixels or more.')
+    write_atomically(lq, encode_png(downsample(image, scale, degradation)))
     return h, w

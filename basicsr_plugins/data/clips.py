@@ -9,14 +9,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import Union
 
-import lmdb
 import numpy as np
 from basicsr.utils import FileClient, imfrombytes
 
-from basicsr_plugins.data.lmdb_store import check_whole
+from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame, stored_layout
+from basicsr_plugins.data.lmdb_reading import get_value
 from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_from_lmdb, read_meta_info
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import is_cut_short
 from basicsr_plugins.option_schema import Key
 
 VAL_PARTITIONS = {
@@ -30,8 +32,11 @@ IO_BACKEND = Key(  # the option `io_backend`; the toolbox adds the last two
 )
 
 
+HasShape = Union[np.ndarray, StoredFrame, DecodedFrame]
+
+
 class ClipReader:
-    """Reads frames of clips through the toolbox's `FileClient`.
+    """Reads frames of clips, from folders through the toolbox's `FileClient`, or from an LMDB of any layout.
 
     Args:
         root: The folder of clips, or the LMDB.
@@ -56,6 +61,23 @@ class ClipReader:
         """All clips with the names of their frames, sorted by name."""
         return clips_from_lmdb(self.root) if self.is_lmdb else clips_from_folder(self.root)
 
+    def open(self, clip: str, frame: str) -> StoredFrame | DecodedFrame:
+        """One frame, to read a patch or the whole of; a frame of layout `raw` or `tiles` is not decoded by this.
+
+        Raises:
+            InputError: If the frame is missing, damaged or of another version, naming its file or key.
+        """
+        if not self.is_lmdb:
+            name = str(self.root / clip / frame)
+            content = self._read_file(name)
+            return self._decode(b'' if is_cut_short(content) else content, name)
+        key = f'{clip}/{PurePath(frame).stem}'
+        value, owner = get_value(self.root, key)
+        name = f'{key} of {self.root}'
+        if value is None:
+            raise InputError(f'{name}: there is no such key.')
+        return self._decode(value, name) if stored_layout(value) == 'png' else StoredFrame(value, name, owner)
+
     def read(self, clip: str, frame: str) -> np.ndarray:
         """One frame.
 
@@ -63,44 +85,21 @@ class ClipReader:
             (h, w, 3), BGR, uint8.
 
         Raises:
-            InputError: If the frame is missing or cannot be decoded, naming its file or key.
+            InputError: As `open`.
         """
-        name = f'{clip}/{PurePath(frame).stem}' if self.is_lmdb else str(self.root / clip / frame)
-        shown = f'{name} of {self.root}' if self.is_lmdb else name
+        return np.ascontiguousarray(self.open(clip, frame).whole()[::-1].transpose(1, 2, 0))
+
+    def _read_file(self, path: str) -> bytes:
         try:
-            client = lmdb_client(self.root) if self.is_lmdb else FileClient('disk')
-            content = client.get(name, 'clips')
+            return FileClient('disk').get(path)
         except OSError as error:
-            raise InputError(f'{shown}: {error.strerror}.') from error
-        if content is None:
-            raise InputError(f'{shown}: there is no such key.')
-        image = imfrombytes(content) if content else None
+            raise InputError(f'{path}: {error.strerror}.') from error
+
+    def _decode(self, content: bytes | memoryview, name: str) -> DecodedFrame:
+        image = imfrombytes(content) if len(content) else None
         if image is None:
-            raise InputError(f'{shown} is damaged: it does not decode as an image.')
-        return image
-
-
-_LMDB_CLIENTS = {}  # path -> (process, client)
-
-
-def lmdb_client(path: Path):
-    """The toolbox's `FileClient` of an LMDB, one for each LMDB and process.
-
-    LMDB refuses to open a database twice in a process, as training and validation on the same one would, and one that
-    was open when a DataLoader forked must be opened anew in the worker.
-    """
-    key = str(path.resolve())
-    pid, client = _LMDB_CLIENTS.get(key, (None, None))
-    if pid != os.getpid():
-        if client is not None:
-            client.client._client['clips'].close()
-        try:
-            client = FileClient('lmdb', db_paths=[key], client_keys=['clips'])
-        except lmdb.Error as error:
-            raise InputError(f'{path} cannot be opened as an LMDB ({error}).') from error
-        check_whole(path, client.client._client['clips'])
-        _LMDB_CLIENTS[key] = os.getpid(), client
-    return client
+            raise InputError(f'{name} is damaged: it does not decode as an image.')
+        return DecodedFrame(image)
 
 
 def paired_clips(lq: ClipReader, gt: ClipReader | None, meta_info_file: str | None) -> list[tuple[ClipInfo, ClipInfo]]:
@@ -195,9 +194,9 @@ def val_clip_names(where: str, val_partition: str | Sequence[str] | None, known:
     return list(val_partition)
 
 
-def check_scale(lq_image: np.ndarray, gt_image: np.ndarray, scale: int, lq_name: str, gt_name: str) -> None:
-    """Refuse a GT frame that is not exactly `scale` times its LQ frame."""
-    (h, w), (gt_h, gt_w) = lq_image.shape[:2], gt_image.shape[:2]
+def check_scale(lq: HasShape, gt: HasShape, scale: int, lq_name: str, gt_name: str) -> None:
+    """Refuse a GT frame that is not exactly `scale` times its LQ frame; both have `shape`, (h, w, ...)."""
+    (h, w), (gt_h, gt_w) = lq.shape[:2], gt.shape[:2]
     if (gt_h, gt_w) != (h * scale, w * scale):
         raise InputError(
             f'{gt_name} is {gt_w}x{gt_h}, but {scale} times {lq_name} ({w}x{h}) would be {w * scale}x{h * scale}.'

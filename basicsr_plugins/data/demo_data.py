@@ -16,8 +16,11 @@ that as flow in GT pixels, channel 0 = x, the convention of the toolbox's `flow_
 Shapes: t frames, (h, w) GT size.
 """
 
+from __future__ import annotations
+
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from basicsr_plugins.data.bicubic_lr import bicubic_downsample
+from basicsr_plugins.data.meta_info import StrPath
 from basicsr_plugins.errors import InputError
 
 VERSION = 1
@@ -44,8 +48,8 @@ class CutOut:
     """An ellipse of a photograph: centre and radii (x, y) in its pixels, photograph pixels per GT pixel."""
 
     photograph: str
-    centre: tuple
-    radii: tuple
+    centre: tuple[float, float]
+    radii: tuple[float, float]
     scale: float = 1.0
 
 
@@ -55,7 +59,7 @@ class Clip:
 
     name: str
     photograph: str
-    size: tuple
+    size: tuple[int, int]
     num_frame: int
     scale: float
     speed: float
@@ -91,18 +95,18 @@ CLIPS = (
 HELD_OUT = ('000', '001', '002')
 
 
-def make_demo_data(root, seed=0, clips=CLIPS, num_thread=2):
+def make_demo_data(root: StrPath, seed: int = 0, clips: Sequence[Clip] = CLIPS, num_thread: int = 2) -> bool:
     """Make the demo dataset under `root`; where it is whole already, do nothing.
 
     Args:
-        root (str | Path): Folder of the dataset. It is replaced as a whole when it is a demo dataset of another seed or
+        root: Folder of the dataset. It is replaced as a whole when it is a demo dataset of another seed or
             version or lacks a frame; a folder of anything else is left alone.
-        seed (int): The same seed gives the same files.
-        clips (Sequence[Clip]): What to make.
-        num_thread (int): Clips made at the same time.
+        seed: The same seed gives the same files.
+        clips: What to make.
+        num_thread: Clips made at the same time.
 
     Returns:
-        bool: Whether anything was made.
+        Whether anything was made.
 
     Raises:
         InputError: `root` exists and is no demo dataset, or scikit-image or one of its photographs is missing.
@@ -112,7 +116,7 @@ def make_demo_data(root, seed=0, clips=CLIPS, num_thread=2):
     if is_whole(root, content):
         return False
     if root.exists() and any(root.iterdir()) and not (root / 'demo_data.json').is_file():
-        raise InputError(f'{root} holds something else than a demo dataset; name another folder or move it away')
+        raise InputError(f'{root} holds something else than a demo dataset; name another folder or move it away.')
     names = {name for c in clips for name in (c.photograph, c.cut_out.photograph)}
     photographs = {name: read_photograph(name) for name in sorted(names)}
 
@@ -134,9 +138,9 @@ def make_demo_data(root, seed=0, clips=CLIPS, num_thread=2):
     return True
 
 
-def is_whole(root, content):
+def is_whole(root: Path, content: Mapping) -> bool:
     """Whether `root` holds every file of the dataset that `content` describes."""
-    manifest = Path(root) / 'demo_data.json'
+    manifest = root / 'demo_data.json'
     if not manifest.is_file() or json.loads(manifest.read_text()) != content:
         return False
     return all(
@@ -146,26 +150,26 @@ def is_whole(root, content):
     )
 
 
-def read_photograph(name):
+def read_photograph(name: str) -> np.ndarray:
     """A photograph from the scikit-image wheel (`skimage.data` itself would download what the wheel lacks).
 
     Returns:
-        ndarray: (h, w, 3) BGR float32 in [0, 255]; a grey one three times.
+        (h, w, 3) BGR float32 in [0, 255]; a grey one three times.
     """
     try:
         import skimage.io
     except ImportError as error:
-        raise InputError('the demo dataset needs scikit-image; run: pip install scikit-image') from error
+        raise InputError('the demo dataset needs scikit-image; install it with pip.') from error
     path = Path(skimage.__file__).parent / 'data' / name
     try:
         image = skimage.io.imread(path)
     except (OSError, ValueError) as error:
-        raise InputError(f'{path} is missing or damaged; run: pip install --force-reinstall scikit-image') from error
+        raise InputError(f'{path} is missing or damaged; install scikit-image again.') from error
     bgr = image[..., ::-1] if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     return bgr.astype(np.float32)
 
 
-def make_clip(folder, clip, photographs, seed, progress):
+def make_clip(folder: Path, clip: Clip, photographs: Mapping[str, np.ndarray], seed: int, progress: tqdm) -> None:
     """Write the frames and the motion of one clip under `folder`."""
     motion = make_motion(clip, photographs[clip.photograph].shape[:2], np.random.default_rng([seed, int(clip.name)]))
     write_json(folder / 'motion' / f'{clip.name}.json', motion)
@@ -178,11 +182,11 @@ def make_clip(folder, clip, photographs, seed, progress):
         progress.update()
 
 
-def make_motion(clip, photo_size, rng):
-    """Draw the motion of a clip: the camera over the photograph, the cut-out before it.
+def make_motion(clip: Clip, photo_size: tuple[int, int], rng: np.random.Generator) -> dict:
+    """Sample the motion of a clip: the camera over the photograph, the cut-out before it.
 
     Returns:
-        dict: What `motion/<clip>.json` holds: `size` [h, w], `num_frame`, `layers` from back to front, each with
+        What `motion/<clip>.json` holds: `size` [h, w], `num_frame`, `layers` from back to front, each with
         `photograph`, `outline` (none, or `centre` and `radii` of the ellipse and the width of its soft `edge`, in
         photograph pixels) and `gt_to_photo` (t, 2, 3).
     """
@@ -192,7 +196,7 @@ def make_motion(clip, photo_size, rng):
     photo_centre = (np.array(photo_size[::-1]) - 1) / 2
     reach = (photo_centre - span @ [width / 2, height / 2]) / clip.scale
     if reach.min() < 0:
-        raise InputError(f'clip {clip.name}: a view of {width}x{height} does not fit into {clip.photograph}')
+        raise InputError(f'clip {clip.name}: a view of {width}x{height} does not fit into {clip.photograph}.')
     middle = (np.array([width, height]) - 1) / 2
 
     pan = photo_centre + clip.scale * smooth_path(rng, clip.num_frame, reach, clip.speed)
@@ -213,15 +217,15 @@ def make_motion(clip, photo_size, rng):
     }
 
 
-def smooth_path(rng, num_frame, reach, speed):
+def smooth_path(rng: np.random.Generator, num_frame: int, reach: np.ndarray, speed: float) -> np.ndarray:
     """A smooth random path around the origin: a wide swing, a smaller and faster one, and the shake of a hand.
 
     Args:
-        reach (ndarray): Farthest from the origin, (x, y).
-        speed (float): Fastest step between two frames, in the same unit.
+        reach: Farthest from the origin, (x, y).
+        speed: Fastest step between two frames, in the same unit.
 
     Returns:
-        ndarray: (t, 2), x and y.
+        (t, 2), x and y.
     """
     cycles = rng.uniform([[0.4], [1.0], [4.0]], [[0.8], [2.0], [6.0]], (3, 2))  # per 30 frames
     phase = rng.uniform(0, 2 * np.pi, (3, 2))
@@ -232,7 +236,9 @@ def smooth_path(rng, num_frame, reach, speed):
     return path * min(1, speed / np.linalg.norm(np.diff(path, axis=0), axis=1).max())
 
 
-def affines(rng, num_frame, scale, photo_centre, gt_centre):
+def affines(
+    rng: np.random.Generator, num_frame: int, scale: float, photo_centre: np.ndarray, gt_centre: np.ndarray
+) -> np.ndarray:
     """Affines that zoom by about `scale` and roll a little, and take `gt_centre[t]` to `photo_centre[t]`: (t, 2, 3)."""
     # roll and zoom ride on one path each, slow enough that a corner moves by about a pixel per frame
     roll, zoom = smooth_path(rng, num_frame, np.ones(2), 0.15).T
@@ -243,7 +249,7 @@ def affines(rng, num_frame, scale, photo_centre, gt_centre):
     return np.concatenate([linear, offset], 2)
 
 
-def render_frame(motion, t, photographs):
+def render_frame(motion: Mapping, t: int, photographs: Mapping[str, np.ndarray]) -> np.ndarray:
     """GT frame t, (h, w, 3) BGR uint8: the layers sampled at twice the resolution, one over the other, then halved."""
     height, width = motion['size']
     size = (SUPERSAMPLE * width, SUPERSAMPLE * height)
@@ -261,7 +267,7 @@ def render_frame(motion, t, photographs):
     return frame.round().clip(0, 255).astype(np.uint8)
 
 
-def opacity(outline, to_photo, size):
+def opacity(outline: Mapping | None, to_photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """How far the cut-out hides what lies behind: (h, w) float32 in [0, 1], for a grid of `size` (w, h)."""
     if outline is None:
         return np.ones(size[::-1], np.float32)
@@ -272,37 +278,37 @@ def opacity(outline, to_photo, size):
     return inside * inside * (3 - 2 * inside)
 
 
-def pixel_grid(height, width):
+def pixel_grid(height: int, width: int) -> np.ndarray:
     """Pixel centres, (2, h, w) float32, channel 0 = x."""
     return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
 
 
-def transform(affine, points):
+def transform(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Apply a 2x3 affine to (2, h, w) points, in float64 for the sake of sub-pixel flow."""
     affine = np.asarray(affine, np.float64)
     return np.einsum('ij,jhw->ihw', affine[:, :2], points) + affine[:, 2, None, None]
 
 
-def load_motion(root, clip):
+def load_motion(root: StrPath, clip: str) -> dict:
     """Read `motion/<clip>.json` of a demo dataset; see `make_motion` for what it holds."""
     path = Path(root) / 'motion' / f'{clip}.json'
     if not path.is_file():
-        raise InputError(f'{path} is missing; make the demo dataset with scripts/data_preparation/make_demo_data.py')
+        raise InputError(f'{path} is missing; make the demo dataset with scripts/data_preparation/make_demo_data.py.')
     return json.loads(path.read_text())
 
 
-def motion_flow(motion, t, s):
+def motion_flow(motion: Mapping, t: int, s: int) -> tuple[np.ndarray, np.ndarray]:
     """Ground-truth flow from frame t to frame s, and which layer it follows at each pixel of frame t.
 
     Sampling frame s at x + flow(x) gives frame t wherever the layer is visible in both frames.
 
     Args:
-        motion (dict): From `load_motion`.
-        t (int): Frame of the pixels.
-        s (int): Frame in which to find them.
+        motion: From `load_motion`.
+        t: Frame of the pixels.
+        s: Frame in which to find them.
 
     Returns:
-        tuple[ndarray, ndarray]: Flow (2, h, w) float32 in GT pixels, channel 0 = x; layer (h, w) int64, 0 = background.
+        Flow (2, h, w) float32 in GT pixels, channel 0 = x; layer (h, w) int64, 0 = background.
     """
     height, width = motion['size']
     grid = pixel_grid(height, width)
@@ -317,10 +323,10 @@ def motion_flow(motion, t, s):
     return flow, layer_map
 
 
-def write_png(path, image):
+def write_png(path: Path, image: np.ndarray) -> None:
     if not cv2.imwrite(str(path), image):
-        raise InputError(f'{path} cannot be written')
+        raise InputError(f'{path} cannot be written.')
 
 
-def write_json(path, content):
+def write_json(path: Path, content: Mapping) -> None:
     path.write_text(json.dumps(content) + '\n')

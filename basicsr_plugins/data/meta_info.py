@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import NamedTuple, NoReturn, Union
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import IMAGE_SUFFIXES, write_atomically
 
 StrPath = Union[str, 'os.PathLike[str]']
 Shape = tuple[int, int, int]
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 CLIP_LINE = re.compile(r'(\S+) (\d+) \((\d+),(\d+),(\d+)\)')
 FRAME_LINE = re.compile(r'(\S+)\.png \((\d+),(\d+),(\d+)\) (\d+)')
 
@@ -53,9 +53,11 @@ def read_meta_info(path: StrPath) -> list[ClipInfo]:
     for where, line in _lines(path):
         match = CLIP_LINE.fullmatch(line)
         if match is None or int(match[2]) == 0:
-            raise InputError(f"{where}: '{line}' should be 'clip frames (height,width,channels)': 000 100 (720,1280,3)")
+            raise InputError(
+                f"{where}: '{line}' should be 'clip frames (height,width,channels)': 000 100 (720,1280,3)."
+            )
         if match[1] in lengths:
-            raise InputError(f'{where}: clip {match[1]} is listed twice; remove one of the lines')
+            raise InputError(f'{where}: clip {match[1]} is listed twice; remove one of the lines.')
         lengths[match[1]] = int(match[2])
     return [ClipInfo(name, numbered(lengths[name])) for name in sorted(lengths)]
 
@@ -76,9 +78,9 @@ def write_meta_info(path: StrPath, clips: Iterable[tuple[ClipInfo, Shape]]) -> N
     text = ''.join(f'{clip.name} {len(clip.frames)} ({h},{w},{c})\n' for clip, (h, w, c) in clips)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, text.encode())
+        write_atomically(path, text)
     elif path.read_bytes() != text.encode():
-        raise InputError(f'{path} exists and lists other clips; remove it or give another name')
+        raise InputError(f'{path} exists and lists other clips; remove it or give another name.')
 
 
 def check_listable(path: StrPath, clips: Iterable[ClipInfo]) -> None:
@@ -89,12 +91,12 @@ def check_listable(path: StrPath, clips: Iterable[ClipInfo]) -> None:
     """
     for clip in clips:
         if re.search(r'\s', clip.name):
-            raise InputError(f"{path} cannot list clip '{clip.name}', whose name has blanks; rename its folder")
+            raise InputError(f"{path} cannot list clip '{clip.name}', whose name has blanks; rename its folder.")
         for frame, expected in zip(clip.frames, numbered(len(clip.frames))):
             if Path(frame).stem != expected:
                 raise InputError(
                     f'{path} cannot list clip {clip.name}: its frames must be numbered from 00000000, and {frame} '
-                    f'stands in place of {expected}; rename its frames'
+                    f'stands in place of {expected}; rename its frames.'
                 )
 
 
@@ -114,7 +116,7 @@ def clips_from_lmdb(path: StrPath) -> list[ClipInfo]:
     for frame in read_lmdb_meta_info(path):
         clip, slash, stem = frame.key.rpartition('/')
         if not slash:
-            raise InputError(f"{path}: key '{frame.key}' is not 'clip/frame'; pack it anew from a folder of clips")
+            raise InputError(f"{path}: key '{frame.key}' is not 'clip/frame'; pack it anew from a folder of clips.")
         clips.setdefault(clip, []).append(stem)
     return [_checked(path, name, sorted(clips[name])) for name in sorted(clips)]
 
@@ -136,19 +138,19 @@ def clips_from_folder(path: StrPath) -> list[ClipInfo]:
     """
     root = Path(path)
     if not root.is_dir():
-        raise InputError(f'{root} is not a folder of clips; check the path')
+        raise InputError(f'{root} is not a folder of clips; check the path.')
     clips = []
     for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith('.')]
         images = sorted(name for name in files if not name.startswith('.') and name.lower().endswith(IMAGE_SUFFIXES))
         if images and Path(folder) == root:
-            raise InputError(f'{root} holds images itself ({images[0]}); give the folder that holds the clip folders')
+            raise InputError(f'{root} holds images itself ({images[0]}); give the folder that holds the clip folders.')
         if not images and not subfolders and Path(folder) != root:
-            raise InputError(f'clip {folder} is empty; add its frames or remove it')
+            raise InputError(f'clip {folder} is empty; add its frames or remove it.')
         if images:
             clips.append(_checked(root, Path(folder).relative_to(root).as_posix(), images))
     if not clips:
-        raise InputError(f'{root} holds no clips; a clip is a folder of images in it')
+        raise InputError(f'{root} holds no clips; a clip is a folder of images in it.')
     return sorted(clips)
 
 
@@ -165,10 +167,10 @@ def read_lmdb_meta_info(path: StrPath) -> list[FrameInfo]:
     for where, line in _lines(Path(path) / 'meta_info.txt'):
         match = FRAME_LINE.fullmatch(line)
         if match is None:
-            raise InputError(f"{where}: '{line}' should be 'key.png (h,w,c) level': 000/00000000.png (720,1280,3) 1")
+            raise InputError(f"{where}: '{line}' should be 'key.png (h,w,c) level': 000/00000000.png (720,1280,3) 1.")
         key, h, w, c, compress_level = match.groups()
         if key in frames:
-            raise InputError(f'{where}: key {key} is listed twice; pack {path} anew')
+            raise InputError(f'{where}: key {key} is listed twice; pack {path} anew.')
         frames[key] = FrameInfo(key, (int(h), int(w), int(c)), int(compress_level))
     return list(frames.values())
 
@@ -178,45 +180,34 @@ def numbered(num_frame: int) -> tuple[str, ...]:
     return tuple(f'{i:08d}' for i in range(num_frame))
 
 
-def write_file(path: StrPath, data: bytes) -> None:
-    """Write a file, safe against interruption and power loss: hidden temporary name beside it, fsync, rename."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.partial')
-    with open(temporary, 'wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _lines(path):
+def _lines(path: StrPath) -> list[tuple[str, str]]:
     """The lines of a text file that are not empty, each with `path:number` to begin an error with."""
     try:
         text = Path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}') from error
+        raise InputError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}.') from error
     lines = [(f'{path}:{i}', line.strip()) for i, line in enumerate(text.split('\n'), 1) if line.strip()]
     if not lines:
-        raise InputError(f'{path} is empty; make it anew')
+        raise InputError(f'{path} is empty; make it anew.')
     return lines
 
 
-def _checked(root, name, frames):
+def _checked(root: StrPath, name: str, frames: Sequence[str]) -> ClipInfo:
     """The clip, once its frames count up by one: a gap is a lost frame, and unpadded numbers sort wrongly."""
     for previous, frame in zip(frames, frames[1:]):
         (prefix, number), (next_prefix, next_number) = _split(previous), _split(frame)
         if prefix != next_prefix or not number or not next_number or int(next_number) != int(number) + 1:
             raise InputError(
                 f'clip {name} in {root}: {previous} is followed by {frame}; frames must be numbered one by one, '
-                'with leading zeros'
+                'with leading zeros.'
             )
     return ClipInfo(name, tuple(frames))
 
 
-def _split(frame):
+def _split(frame: str) -> tuple[str, str]:
     """`'im0012.png'` -> `('im', '0012')`."""
     return re.fullmatch(r'(.*?)(\d*)(?:\.\w+)?', frame, re.DOTALL).groups()
 
 
-def _refuse(error):
-    raise InputError(f'{error.filename} cannot be read: {error.strerror}') from error
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(f'{error.filename} cannot be read: {error.strerror}.') from error

@@ -24,8 +24,9 @@ from typing import Any, Callable
 import cv2
 import numpy as np
 
-from basicsr_plugins.data.meta_info import ClipInfo, StrPath, write_file
+from basicsr_plugins.data.meta_info import ClipInfo, StrPath
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import is_cut_short, write_atomically
 
 try:
     import fcntl
@@ -45,19 +46,18 @@ def read_image(path: StrPath) -> np.ndarray:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror}') from error
+        raise InputError(f'{path} cannot be read: {error.strerror}.') from error
     image = decode_image(data)
     if image is None:
-        raise InputError(f'{path} cannot be decoded; restore this frame')
+        raise InputError(f'{path} cannot be decoded; restore this frame.')
     if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f'{path} holds {image.dtype} values, and PNG only integers of 8 or 16 bits; convert it first')
+        raise InputError(f'{path} holds {image.dtype} values, and PNG only integers of 8 or 16 bits; convert it first.')
     return image
 
 
 def decode_image(data: bytes) -> np.ndarray | None:
     """Decode an image; None where it is damaged."""
-    # OpenCV fills up a JPEG that is cut short with grey; its end marker cannot occur within its data
-    if not data or (data.startswith(b'\xff\xd8') and b'\xff\xd9' not in data[-1024:]):
+    if not data or is_cut_short(data):
         return None
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
 
@@ -85,7 +85,7 @@ def in_order(
         InputError: `num_worker` is negative, or a worker died.
     """
     if num_worker < 0:
-        raise InputError(f'the number of workers is {num_worker}; give 0 or more')
+        raise InputError(f'the number of workers is {num_worker}; give 0 or more.')
     if num_worker == 0:
         for task in tasks:
             yield function(*task)
@@ -106,7 +106,7 @@ def in_order(
     except BrokenProcessPool as error:
         raise InputError(
             'a worker process died: no memory left, a damaged file, or a main script that cannot be imported; '
-            'run again with fewer workers, 0 for none'
+            'run again with fewer workers, 0 for none.'
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
@@ -122,7 +122,7 @@ def describe(source: StrPath, clips: Sequence[ClipInfo], **settings) -> dict:
 
 
 @contextmanager
-def recorded(folder: StrPath, job: dict):
+def recorded(folder: StrPath, job: dict, start_anew: bool = False) -> Iterator[None]:
     """Hold the output folder of a job for the time of the work, with a record of the job in it.
 
     The first run makes the folder; a later one goes on only if the job is still the same.
@@ -130,6 +130,7 @@ def recorded(folder: StrPath, job: dict):
     Args:
         folder: The job's output folder.
         job: What `describe` returned.
+        start_anew: Throw away what a run of another job has left in the folder.
 
     Raises:
         InputError: The folder is of another job, or another process is at work on it.
@@ -139,18 +140,34 @@ def recorded(folder: StrPath, job: dict):
     if not record.exists():
         folder.mkdir(parents=True, exist_ok=True)
         if any(not path.name.startswith('.') for path in folder.iterdir()):
-            raise InputError(f'{folder} holds files of something else; give another name or remove it')
-        write_file(record, json.dumps(job).encode())
-    with open(record, encoding='utf-8') as file:
+            raise InputError(f'{folder} holds files of something else; give another name or remove it.')
+        write_atomically(record, json.dumps(job))
+    with open(record, 'r+', encoding='utf-8') as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InputError(f'another process is writing {folder}; wait until it ends') from None
-        difference = _difference(json.load(file), job)
+                raise InputError(f'another process is writing {folder}; wait until it ends.') from None
+        difference = _difference(read_record(folder), job)
+        if difference and not start_anew:
+            raise InputError(f'{folder} was begun with other input ({difference}); give another name or remove it.')
         if difference:
-            raise InputError(f'{folder} was begun with other input ({difference}); give another name or remove it')
+            for path in folder.iterdir():
+                if path.name != RECORD:
+                    path.unlink()
+            file.truncate()  # in place: another process that opens it meets the lock
+            json.dump(job, file)
+            file.flush()
         yield
+
+
+def read_record(folder: StrPath) -> dict | None:
+    """The record of a job in its output folder; None where there is none, or none that can be read."""
+    try:
+        record = json.loads((Path(folder) / RECORD).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get('frames'), dict) else None
 
 
 def cannot_write(path: Path, error: Exception) -> str:
@@ -158,7 +175,8 @@ def cannot_write(path: Path, error: Exception) -> str:
     folder = next(parent for parent in path.resolve().parents if parent.exists())
     free = shutil.disk_usage(folder).free / 2**20
     return (
-        f'{path} cannot be written ({error}; {free:.0f} MiB are free); make room or mend that, and run again to resume'
+        f'{path} cannot be written ({error}; {free:.0f} MiB are free); make room or remove the cause, '
+        'and run again to resume.'
     )
 
 
@@ -167,7 +185,9 @@ def default_num_worker() -> int:
     return min(os.cpu_count() or 1, 16)
 
 
-def _difference(before, now):
+def _difference(before: dict | None, now: dict) -> str | None:
+    if before is None:
+        return 'its record is damaged'
     for key in now:
         if key != 'frames' and before.get(key) != now[key]:
             return f'{key} was {before.get(key)}, is {now[key]}'
@@ -179,13 +199,13 @@ def _difference(before, now):
     return None
 
 
-def _start_worker():
-    """Leave Ctrl-C to the parent, use one core, and end when the parent does: the pool's pipes do not tell."""
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, use one core, and end when the parent does: the pool's pipes do not say."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _exit_with_parent():
+def _exit_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -6,6 +6,7 @@ import errno
 import filecmp
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -57,23 +58,25 @@ def regroup_reds(
     return len(todo)
 
 
-def _check_clips(folder, clips, expected, num_frame):
+def _check_clips(folder: Path, clips: Mapping[str, ClipInfo], expected: Collection[str], num_frame: int) -> None:
     for name in sorted({*clips}.symmetric_difference(expected)):
         problem = 'is missing' if name in expected else 'does not belong there'
-        raise InputError(f'clip {name} {problem} in {folder}, which should hold {len(expected)} clips; mend that first')
+        raise InputError(
+            f'clip {name} {problem} in {folder}, which should hold {len(expected)} clips; correct that first.'
+        )
     for name, clip in clips.items():
         if len(clip.frames) != num_frame:
-            raise InputError(f'clip {name} in {folder} has {len(clip.frames)} frames, not {num_frame}; restore it')
+            raise InputError(f'clip {name} in {folder} has {len(clip.frames)} frames, not {num_frame}; restore it.')
 
 
-def _check_copy(source: Path, target: Path, clip: ClipInfo):
+def _check_copy(source: Path, target: Path, clip: ClipInfo) -> None:
     """Same names, and same bytes; a copy keeps size and time of change, which spares most of the reading."""
     for frame in clip.frames:
         if not (target / frame).is_file() or not filecmp.cmp(source / frame, target / frame):
-            raise InputError(f'{target} is there already and {frame} is not that of {source}; move it away')
+            raise InputError(f'{target} is there already and {frame} is not that of {source}; move it away.')
 
 
-def _add_clip(source, target, clip, link):
+def _add_clip(source: Path, target: Path, clip: ClipInfo, link: bool) -> None:
     """Under a hidden name until it is whole."""
     temporary = target.with_name(f'.{target.name}.partial')
     put = os.link if link else shutil.copy2
@@ -86,5 +89,7 @@ def _add_clip(source, target, clip, link):
         temporary.rename(target)
     except OSError as error:
         if error.errno == errno.EXDEV:
-            raise InputError(f'{target} cannot be a link, on another disk than {source}; leave out --link') from error
+            raise InputError(
+                f'{target} cannot be a link, on another disk than {source}; copy instead of linking.'
+            ) from error
         raise InputError(cannot_write(target, error)) from error

@@ -33,7 +33,7 @@ class VSRTestDataset(Dataset):
         opt: A section `datasets.val` or `datasets.test`. Keys:
             dataroot_lq (str), dataroot_gt (str, optional): Folders of clips, or LMDBs.
             degradation (str, optional): Instead of `dataroot_lq`: make the LQ frames of the GT, see `data.bd_lr`.
-            io_backend (dict): `type: disk` or `type: lmdb`.
+            io_backend (dict): `type: disk` or `type: lmdb`; the layout of an LMDB is found out.
             meta_info_file (str, optional): The clips to take; default: all.
             val_partition (str | list[str], optional): Only these of them: REDS4, official, a list, or none for all.
             cache_data (bool, optional): Decode all clips once, at start, and keep them in memory (uint8); otherwise a
@@ -53,12 +53,13 @@ class VSRTestDataset(Dataset):
         'meta_info_file': Key('str | None'),
         'val_partition': Key('str | list[str] | None'),
         'cache_data': Key('bool', default=False),
-        'num_frame': Key('int | None'),  # as the toolbox's option files have it: a clip is whole
         'padding': Key('str | None', choices=('replicate', 'reflection', 'reflection_circle', 'circle')),
     }
 
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "test")}'
+        if 'num_frame' in opt:  # it stands in the toolbox's option files
+            raise InputError(f'{where}: num_frame has no meaning here, clips are tested whole; leave it out.')
         check_dataset_options(type(self), opt)
         check_sources(where, opt)
         self.opt = opt
@@ -124,8 +125,8 @@ class VSRTestDataset(Dataset):
             return
         lq_clip, gt_clip = self.clips[index]
         check_scale(
-            self.lq.read(lq_clip.name, lq_clip.frames[0]),
-            self.gt.read(gt_clip.name, gt_clip.frames[0]),
+            self.lq.open(lq_clip.name, lq_clip.frames[0]),
+            self.gt.open(gt_clip.name, gt_clip.frames[0]),
             self.scale,
             f'{lq_clip.name}/{lq_clip.frames[0]} of {self.lq.root}',
             f'{gt_clip.name}/{gt_clip.frames[0]} of {self.gt.root}',
@@ -154,7 +155,7 @@ class ClipFrames(Sequence):
 
     def __getitem__(self, i: int) -> Tensor:
         image = self._read(i) if self.images is None else self.images[i]
-        return torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1).float() / 255.0
+        return torch.from_numpy(image).float() / 255.0
 
     def keep(self) -> ClipFrames:
         """Read all frames and keep them."""
@@ -162,9 +163,9 @@ class ClipFrames(Sequence):
         return self
 
     def _read(self, i: int) -> np.ndarray:
-        """(h, w, 3), BGR, uint8."""
+        """(3, h, w), RGB, uint8."""
         frame = self.info.frames[i]
-        image = self.reader.read(self.info.name, frame)
+        image = self.reader.open(self.info.name, frame).whole()
         self.shape = self.shape or image.shape
         if image.shape != self.shape:
             raise InputError(

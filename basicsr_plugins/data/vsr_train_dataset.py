@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Union
 
 import numpy as np
 import torch
-from basicsr.data.transforms import augment, paired_random_crop
-from basicsr.utils import get_root_logger, img2tensor
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
-from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, check_convention, check_sources
+from basicsr_plugins.data.augmentation import FRAMES, choose_flips, to_floats
+from basicsr_plugins.data.bd_lr import check_sources
 from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
+from basicsr_plugins.data.degradation import lq_maker
+from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame
 from basicsr_plugins.data.meta_info import ClipInfo
-from basicsr_plugins.data.sampling import Draw, DrawSampler, seeded
+from basicsr_plugins.data.sampling import SeededIndex, SeededSampler, seeded
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.option_file import check_dataset_options
 from basicsr_plugins.option_schema import Key, Schema
+
+Frame = Union[StoredFrame, DecodedFrame]
+DEGRADATION = 4  # begins the seed of a sample's degradation
 
 
 @DATASET_REGISTRY.register()
@@ -35,18 +40,21 @@ class VSRTrainDataset(Dataset):
     Args:
         opt: The section `datasets.train`. Keys:
             dataroot_gt, dataroot_lq (str): Folders of clips, or LMDBs.
-            degradation (str, optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches, which may then
-                lie at any pixel, see `data.bd_lr`; they are not rounded to 8 bits.
-            io_backend (dict): `type: disk` or `type: lmdb`.
+            degradation (str | list[dict], optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches,
+                which may then lie at any pixel: a convention of `data.bd_lr` (not rounded to 8 bits), a preset or a
+                list of steps of `data.degradation`.
+            io_backend (dict): `type: disk` or `type: lmdb`; the layout of an LMDB is found out.
             meta_info_file (str, optional): Lines `000 100 (720,1280,3)`; without it, the LMDB's own meta_info.txt or
                 the folders say which clips there are.
             val_partition (str | list[str], optional): Clips kept out of training: REDS4, official, a list, or none.
             test_mode (bool, optional): Take only those clips instead.
             num_frame (int): Frames in a sample.
             gt_size (int): Side of the GT patch, in pixels, divisible by `scale`.
-            interval_list (list[int], optional): Steps between frames, one drawn for each sample. Default: [1].
+            interval_list (list[int], optional): Steps between frames, one chosen for each sample. Default: [1].
             random_reverse (bool, optional): Reverse half of the samples in time. Default: false.
             use_hflip, use_rot (bool): Flips; rotation by flips and transposition.
+            uint8 (bool, optional): Leave flips and scaling to the model, which `to_device_samples` does on its device;
+                the values are the same. Default: false, which any model of the toolbox takes.
             scale (int): Added by the toolbox.
 
     Raises:
@@ -56,7 +64,7 @@ class VSRTrainDataset(Dataset):
     option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
         'dataroot_gt': Key('str', required=True),
         'dataroot_lq': Key('str | None'),
-        'degradation': Key('str | None', choices=tuple(CONVENTIONS), noun='degradation'),
+        'degradation': Key('str | list[dict] | None'),
         'io_backend': IO_BACKEND,
         'meta_info_file': Key('str | None'),
         'val_partition': Key('str | list[str] | None'),
@@ -65,6 +73,7 @@ class VSRTrainDataset(Dataset):
         'gt_size': Key('int', required=True, low=1, high=65536),
         'interval_list': Key('list[int]', default=[1], low=1, high=10000),
         'random_reverse': Key('bool', default=False),
+        'uint8': Key('bool', default=False),
         **dict.fromkeys(('use_hflip', 'use_rot'), Key('bool', required=True)),
     }
 
@@ -78,19 +87,22 @@ class VSRTrainDataset(Dataset):
         self.interval_list = list(opt.get('interval_list', [1]))
         self.random_reverse = opt.get('random_reverse', False)
         self.use_hflip, self.use_rot = opt['use_hflip'], opt['use_rot']
+        self.uint8 = opt.get('uint8', False)
+        if self.uint8 and opt.get('degradation') is not None:
+            raise InputError(f'{where}: degradation gives LQ patches that are not rounded; leave uint8 out.')
         if self.gt_size < self.scale or self.gt_size % self.scale:
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
 
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
-        self.degradation = opt.get('degradation')
-        if self.degradation is not None:
-            check_convention(self.degradation, self.scale)
+        self.make_lq = None
+        if opt.get('degradation') is not None:
+            self.make_lq = lq_maker(where, opt['degradation'], self.scale)
             self.lq, self.lq_scale = self.gt, 1
         else:
             self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
             self.lq_scale = self.scale
         self.clips = self._long_enough(self._partition(where), where)
-        self._read_sample(*self.clips[0], [0])  # sizes that do not fit stop here, not in the loader
+        self._open_pair(*self.clips[0], 0)  # sizes that do not fit stop here, not in the loader
         self.items = [
             (number, frame) for number, (clip, _) in enumerate(self.clips) for frame in range(len(clip.frames))
         ]
@@ -127,40 +139,39 @@ class VSRTrainDataset(Dataset):
         """Frames from the first to the last of a sample, both counted."""
         return (self.num_frame - 1) * interval + 1
 
-    def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> DrawSampler:
-        """The sampler that gives each sample a seed of its own, around the toolbox's; `build_dataloader` asks."""
-        return DrawSampler(sampler, seed, batch_size, self.opt.get('resume'))
+    def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> SeededSampler:
+        """Give every sample a seed of its own; `build_dataloader` asks for it."""
+        return SeededSampler(sampler, seed, batch_size, self.opt.get('resume'))
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, draw: Draw | int) -> dict:
+    def __getitem__(self, item: SeededIndex | int) -> dict:
         """One sample.
 
         Args:
-            draw: An item and the seed of its random choices; a bare index has a seed of its own.
+            item: An item and the seed of its random choices; a bare index has a seed of its own.
 
         Returns:
-            `lq`: (t, 3, p, p); `gt`: (t, 3, scale * p, scale * p); both RGB in [0, 1]. `key`: `clip/number` of the
-            item, as the toolbox has it.
+            `lq`: (t, 3, p, p); `gt`: (t, 3, scale * p, scale * p); both RGB, float32 in [0, 1]. `key`: `clip/number` of
+            the item, as the toolbox has it. With `uint8: true`, `lq` and `gt` are uint8 and not yet flipped, and
+            `flips` says what `to_device_samples` has to do.
         """
-        if not isinstance(draw, Draw):
-            draw = Draw(draw, (draw,))
-        number, first = self.items[draw.index]
+        if not isinstance(item, SeededIndex):
+            item = SeededIndex(item, (item,))
+        number, first = self.items[item.index]
         lq_clip, gt_clip = self.clips[number]
-        with seeded(draw.seed):
+        with seeded(item.seed):
             frames = self._choose_frames(first, len(lq_clip.frames))
-            lqs, gts = self._crop(*self._read_sample(lq_clip, gt_clip, frames))
-            images = augment([_as_float(image) for image in (*lqs, *gts)], self.use_hflip, self.use_rot)
-        tensors = img2tensor(images)
-        lq = torch.stack(tensors[: self.num_frame])
-        if self.degradation is not None:  # after the flips, which would move the place of its pixels
-            lq = bd_downsample(lq, self.degradation, self.scale)
-        return {
-            'lq': lq,
-            'gt': torch.stack(tensors[self.num_frame :]),
-            'key': f'{lq_clip.name}/{first:08d}',
-        }
+            sample = self._read_patches(lq_clip, gt_clip, frames)
+            flips = choose_flips(self.use_hflip, self.use_rot)
+        sample['key'] = f'{lq_clip.name}/{first:08d}'
+        if self.uint8:
+            return {**sample, 'flips': flips}
+        sample = {key: to_floats(value, flips) if key in FRAMES else value for key, value in sample.items()}
+        if self.make_lq is not None:  # after the flips, which would move the place of its pixels
+            sample['lq'] = self.make_lq(sample['gt'], np.random.default_rng([DEGRADATION, *item.seed]))
+        return sample
 
     def _choose_frames(self, first: int, length: int) -> list[int]:
         interval = random.choice([step for step in self.interval_list if self._span(step) <= length])
@@ -172,26 +183,36 @@ class VSRTrainDataset(Dataset):
             frames.reverse()
         return frames
 
-    def _read_sample(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int]) -> tuple[list, list]:
-        gts = [self.gt.read(gt_clip.name, gt_clip.frames[i]) for i in frames]
-        lqs = gts if self.lq is self.gt else [self.lq.read(lq_clip.name, lq_clip.frames[i]) for i in frames]
-        for lq, gt, i in zip(lqs, gts, frames):
-            lq_name, gt_name = (f'{clip.name}/{clip.frames[i]}' for clip in (lq_clip, gt_clip))
-            check_scale(lq, gt, self.lq_scale, f'{lq_name} of {self.lq.root}', f'{gt_name} of {self.gt.root}')
-            if lq.shape != lqs[0].shape:
-                raise InputError(f'{lq_name} of {self.lq.root} has another size than the frames before it.')
-        h, w = gts[0].shape[:2]
+    def _read_patches(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int]) -> dict:
+        """`lq` and `gt` of a sample, uint8: the same random patch of all frames; with `degradation` GT alone."""
+        size = self.gt_size // self.lq_scale
+        lqs = np.empty((len(frames), 3, size, size), np.uint8)
+        gts = np.empty((len(frames), 3, self.gt_size, self.gt_size), np.uint8)
+        shape = None
+        for i, lq_patch, gt_patch in zip(frames, lqs, gts):
+            lq, gt = self._open_pair(lq_clip, gt_clip, i)
+            if shape is None:
+                shape = h, w = lq.shape[:2]
+                top, left = random.randint(0, h - size), random.randint(0, w - size)
+            elif lq.shape[:2] != shape:
+                raise InputError(f'{self._names(lq_clip, gt_clip, i)[0]} has another size than the frames before it.')
+            gt.copy_patch(top * self.lq_scale, left * self.lq_scale, gt_patch)
+            if lq is not gt:
+                lq.copy_patch(top, left, lq_patch)
+        sample = {'gt': torch.from_numpy(gts)}
+        return sample if self.make_lq is not None else {'lq': torch.from_numpy(lqs), **sample}
+
+    def _open_pair(self, lq_clip: ClipInfo, gt_clip: ClipInfo, i: int) -> tuple[Frame, Frame]:
+        gt = self.gt.open(gt_clip.name, gt_clip.frames[i])
+        lq = gt if self.lq is self.gt else self.lq.open(lq_clip.name, lq_clip.frames[i])
+        check_scale(lq, gt, self.lq_scale, *self._names(lq_clip, gt_clip, i))
+        h, w = gt.shape[:2]
         if min(h, w) < self.gt_size:
             raise InputError(f'gt_size is {self.gt_size}, but the frames of clip {lq_clip.name} are {w}x{h}.')
-        return lqs, gts
+        return lq, gt
 
-    def _crop(self, lqs: list, gts: list) -> tuple[list, list]:
-        """The same random patch of all frames, while they are still uint8: converting whole frames costs more."""
-        gts, lqs = paired_random_crop(gts, lqs, self.gt_size, self.lq_scale)
-        # of a single frame the toolbox gives the bare image
-        return (lqs, gts) if isinstance(lqs, list) else ([lqs], [gts])
-
-
-def _as_float(image: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [0, 1], contiguous."""
-    return image.astype(np.float32) / 255.0
+    def _names(self, lq_clip: ClipInfo, gt_clip: ClipInfo, i: int) -> tuple[str, str]:
+        return (
+            f'{lq_clip.name}/{lq_clip.frames[i]} of {self.lq.root}',
+            f'{gt_clip.name}/{gt_clip.frames[i]} of {self.gt.root}',
+        )

@@ -5,10 +5,14 @@ Frames come back as they went in, bit for bit: those of 8 or 16 bits are kept as
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import tempfile
+import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from torch import Tensor
 
 from basicsr_plugins.archs.recurrent import State
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import disk_error
 
 LEVELS = ((255, np.dtype(np.uint8)), (65535, np.dtype(np.uint16)))  # frames of k / 255 and of k / 65535
 RAW = np.dtype(np.float32)
@@ -108,7 +113,7 @@ class MemoryFrames:
 class FramesFrom:
     """Frames read by index, without the first `start`."""
 
-    def __init__(self, frames, start: int):
+    def __init__(self, frames: Sequence[Tensor], start: int):
         self.frames = frames
         self.start = start
 
@@ -117,6 +122,38 @@ class FramesFrom:
 
     def __getitem__(self, i: int) -> Tensor:
         return self.frames[self.start + i]
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """How a state is rebuilt from bytes: shapes and dtypes of its tensors, whether it is a tuple, its device."""
+
+    shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+    is_tuple: bool
+    device: torch.device
+
+    @classmethod
+    def of(cls, state: State) -> StateLayout:
+        tensors = _as_tuple(state)
+        shapes, dtypes = (tuple(getattr(tensor, name) for tensor in tensors) for name in ('shape', 'dtype'))
+        return cls(shapes, dtypes, isinstance(state, tuple), tensors[0].device)
+
+    def unpack(self, data: bytearray, kept_as: torch.dtype) -> State:
+        """The state, of the dtypes and on the device that it had."""
+        values = torch.frombuffer(data, dtype=kept_as).split([shape.numel() for shape in self.shapes])
+        state = tuple(
+            part.view(shape).to(self.device, dtype) for part, shape, dtype in zip(values, self.shapes, self.dtypes)
+        )
+        return state if self.is_tuple else state[0]
+
+
+def _pack(state: State, kept_as: torch.dtype) -> bytes:
+    return b''.join(tensor.detach().to(kept_as).cpu().contiguous().numpy().tobytes() for tensor in _as_tuple(state))
+
+
+def _as_tuple(state: State) -> tuple[Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
 
 
 class DiskStates:
@@ -129,9 +166,9 @@ class DiskStates:
 
     def __init__(self, folder: Path | None = None, dtype: torch.dtype = torch.float32):
         self._file = _Scratch(folder)
-        self._dtype = dtype
-        self._like = self._shapes = ()  # of each tensor of a state: an empty one of its dtype and device; its shape
-        self._is_tuple = False
+        self.dtype = dtype
+        self._places = {}  # place -> position in the file
+        self._layout = None
 
     def __enter__(self) -> DiskStates:
         return self
@@ -139,25 +176,122 @@ class DiskStates:
     def __exit__(self, *exception) -> None:
         self._file.close()
 
-    def save(self, place: int, state: State) -> None:
-        tensors = _as_tuple(state)
-        data = b''.join(tensor.detach().to(self._dtype).cpu().contiguous().numpy().tobytes() for tensor in tensors)
-        self._like = tuple(tensor.new_empty(0) for tensor in tensors)
-        self._shapes = tuple(tensor.shape for tensor in tensors)
-        self._is_tuple = isinstance(state, tuple)
-        self._file.write(place * len(data), data)
+    def save(self, place: int, state: State) -> State:
+        """Keep a state; what `load` will give."""
+        data = _pack(state, self.dtype)
+        self._layout = StateLayout.of(state)
+        self._file.write(self._places.setdefault(place, len(self._places) * len(data)), data)
+        return state if self.dtype == torch.float32 else self._layout.unpack(bytearray(data), self.dtype)
 
-    def load(self, place: int) -> State:
-        """The state, of the dtype and on the device that it was saved from."""
-        lengths = [shape.numel() for shape in self._shapes]
-        size = sum(lengths) * torch.empty(0, dtype=self._dtype).element_size()
-        values = torch.frombuffer(self._file.read(place * size, size), dtype=self._dtype).split(lengths)
-        state = tuple(part.view(shape).to(like) for part, shape, like in zip(values, self._shapes, self._like))
-        return state if self._is_tuple else state[0]
+    def load(self, place: int) -> State | None:
+        """The state, of the dtype and on the device that it was saved from; None where none was saved."""
+        if place not in self._places:
+            return None
+        itemsize = torch.empty(0, dtype=self.dtype).element_size()
+        size = sum(shape.numel() for shape in self._layout.shapes) * itemsize
+        return self._layout.unpack(self._file.read(self._places[place], size), self.dtype)
 
 
-def _as_tuple(state: State) -> tuple[Tensor, ...]:
-    return state if isinstance(state, tuple) else (state,)
+class KeptStates:
+    """As `DiskStates`, each in a file of its own with a checksum: another process can go on from them.
+
+    Args:
+        folder: Where the files are; made when it is needed, removed by the caller.
+        kind: The beginning of their names; of all kinds `forward` and `scene` tell where a run can go on.
+        first: The film's number of the frame in place 0.
+        dtype: As of `DiskStates`.
+        device: Where loaded states go.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        first: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        self._folder = folder
+        self._kind = kind
+        self._first = first
+        self.dtype = dtype
+        self._device = device or torch.device('cpu')
+
+    def __enter__(self) -> KeptStates:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Nothing: the files outlast the run."""
+
+    def save(self, place: int, state: State) -> State:
+        """Keep a state; what `load` will give."""
+        layout, data = StateLayout.of(state), _pack(state, self.dtype)
+        header = {
+            'shapes': layout.shapes,
+            'dtypes': [str(dtype).rpartition('.')[2] for dtype in layout.dtypes],
+            'is_tuple': layout.is_tuple,
+        }
+        header = json.dumps(header).encode()
+        self._write(place, b'%d\n' % zlib.crc32(data, zlib.crc32(header)), header, b'\n', data)
+        return state if self.dtype == torch.float32 else layout.unpack(bytearray(data), self.dtype)
+
+    def mark(self) -> None:
+        """Note that a run can go on from place 0 without a state, as one can from the film's first frame."""
+        if self._first > 0:
+            self._write(0)
+
+    def load(self, place: int) -> State | None:
+        """The state; None where none was saved, or it is damaged."""
+        try:
+            with open(self._file(place), 'rb') as file:
+                checksum, header = file.readline(), file.readline()[:-1]
+                data = bytearray(os.fstat(file.fileno()).st_size - file.tell())
+                file.readinto(data)
+        except OSError:
+            return None
+        if checksum != b'%d\n' % zlib.crc32(data, zlib.crc32(header)):
+            return None
+        header = json.loads(header)
+        shapes = tuple(map(torch.Size, header['shapes']))
+        dtypes = tuple(getattr(torch, name) for name in header['dtypes'])
+        return StateLayout(shapes, dtypes, header['is_tuple'], self._device).unpack(data, self.dtype)
+
+    def latest(self, last: int) -> tuple[int, State | None]:
+        """The last whole state up to place `last`, after its place; (0, None) where there is none."""
+        frames = (frame for kind, frame, _ in _kept_files(self._folder) if kind == self._kind)
+        for frame in sorted(frames, reverse=True):
+            if self._first < frame <= self._first + last:
+                state = self.load(frame - self._first)
+                if state is not None:
+                    return frame - self._first, state
+        return 0, None
+
+    def _file(self, place: int) -> Path:
+        return self._folder / f'{self._kind}_{self._first + place:08d}'
+
+    def _write(self, place: int, *data: bytes) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with open(self._file(place), 'wb') as file:
+                file.writelines(data)
+        except OSError as error:
+            message = disk_error(self._file(place), error, sum(map(len, data)))
+            raise InputError(f'{message}; give a folder with more space as temp_dir.') from error
+
+
+def forget_states(folder: Path, finished: int) -> None:
+    """Remove the kept states that a run going on from frame `finished` of the film does not need."""
+    files = _kept_files(folder)
+    start = max((frame for kind, frame, _ in files if kind != 'backward' and frame <= finished), default=0)
+    for kind, frame, file in files:
+        if frame < start or (frame == start and kind == 'backward'):
+            file.unlink(missing_ok=True)
+
+
+def _kept_files(folder: Path) -> list[tuple[str, int, Path]]:
+    """Kind, frame and path of each file."""
+    names = [file.name.partition('_') for file in folder.glob('*_*')]
+    return [(kind, int(frame), folder / f'{kind}_{frame}') for kind, _, frame in names if frame.isdecimal()]
 
 
 class _Scratch:

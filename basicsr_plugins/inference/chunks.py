@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from basicsr_plugins.models.restoration import device_of, run_sequence
 
 
 def restore_chunks(
-    net: nn.Module, frames, length: int, overlap: int, blend: bool = False, skip: int = 0
+    net: nn.Module, frames: Sequence[Tensor], length: int, overlap: int, blend: bool = False, skip: int = 0
 ) -> Iterator[Tensor]:
     """Restore a clip by overlapping chunks, which start at multiples of `length`.
 

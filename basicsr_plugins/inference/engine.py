@@ -34,6 +34,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +90,13 @@ def upscale_pairs(
     settings: UpscaleSettings | None = None,
     skip: int = 0,
     progress: Callable[[str, int], None] | None = None,
+    keep: Path | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `upscale_frames`, each HR frame with its LR frame, (3, h, w), as it was given but for its dtype."""
+    """As `upscale_frames`, each HR frame with its LR frame, (3, h, w), as it was given but for its dtype.
+
+    In the folder `keep`, if it is given, states of the network outlast the run: one with the same network, frames and
+    settings goes on from them. What it does not need any more `buffers.forget_states` removes.
+    """
     settings = UpscaleSettings() if settings is None else settings
     spec = spec_of(net)
     if skip < 0:
@@ -101,7 +107,7 @@ def upscale_pairs(
         )
     if spec.time_scale != 1:
         raise InputError(f'{spec.name} makes frames between those it is given, which upscaling cannot place.')
-    return _upscale(net, spec, frames, settings, skip, Progress(progress))
+    return _upscale(net, spec, frames, settings, skip, Progress(progress), keep)
 
 
 def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
@@ -117,7 +123,7 @@ def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
 
 
 @torch.no_grad()
-def _upscale(net, spec, frames, settings, skip, progress):
+def _upscale(net, spec, frames, settings, skip, progress, keep):
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
@@ -128,15 +134,15 @@ def _upscale(net, spec, frames, settings, skip, progress):
     with _in_eval_mode(net):
         for scene in _scenes(frames, settings.scene_cuts, progress):
             missing = max(skip - progress.count['upscale'], 0)
-            for lq, hr in _choose(net, spec, settings)(scene, device_of(net), settings, missing, progress):
+            for lq, hr in _choose(net, spec, settings, keep)(scene, device_of(net), settings, missing, progress):
                 yield lq, hr.float()
 
 
-def _choose(net: nn.Module, spec: NetworkSpec, settings: UpscaleSettings) -> Callable[..., Iterator]:
+def _choose(net: nn.Module, spec: NetworkSpec, settings: UpscaleSettings, keep: Path | None) -> Callable[..., Iterator]:
     """The way to restore a scene: (scene, device, settings, skip, progress) -> LR and HR frames."""
     if spec.steps is None:
         return partial(_restore_otherwise, net, spec)
-    return partial(restore_exactly if settings.mode == 'exact' else restore_stream, spec)
+    return partial(restore_exactly if settings.mode == 'exact' else restore_stream, spec, keep=keep)
 
 
 @contextlib.contextmanager
@@ -202,7 +208,9 @@ def _restore_kept(net, spec, frames, device, settings, skip) -> Iterator[tuple[T
     """The frames of a scene from `skip` on."""
     restored = partial(_restore, net, spec, settings, skip)
     if settings.tile:
-        restored = partial(restore_tiled, restored, tile=settings.tile, overlap=settings.tile_overlap)
+        restored = partial(
+            restore_tiled, restored, tile=settings.tile, overlap=settings.tile_overlap, multiple=spec.lr_multiple
+        )
     restored = restored(frames)
     for i in itertools.count(skip):
         with precision(device, settings.dtype):

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from basicsr_plugins.archs.recurrent import Clip, State, call
-from basicsr_plugins.inference.buffers import DiskFrames, DiskStates, MemoryFrames
+from basicsr_plugins.inference.buffers import DiskFrames, DiskStates, KeptStates, MemoryFrames
 from basicsr_plugins.inference.settings import Progress, UpscaleSettings, precision
 from basicsr_plugins.inference.tiles import TiledRunner
 from basicsr_plugins.models.network_spec import NetworkSpec
-from basicsr_plugins.models.restoration import finish, prepare_lq
+from basicsr_plugins.models.restoration import crop, finish, pad, prepare_lq
 
 
 def restore_exactly(
@@ -27,29 +27,31 @@ def restore_exactly(
     settings: UpscaleSettings,
     skip: int,
     progress: Progress,
+    keep: Path | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """LR and HR frames of a scene, from frame `skip` on, as one pass over the whole scene gives them."""
+    """LR and HR frames of a scene, from frame `skip` on, as one pass over the whole scene gives them.
+
+    States are kept in the folder `keep`, if it is given: who goes on from there takes them up.
+    """
     if not spec.steps.has_step('backward_step'):
-        yield from restore_stream(spec, scene, device, settings, skip, progress)
+        yield from restore_stream(spec, scene, device, settings, skip, progress, keep)
         return
-    with DiskFrames(settings.temp_dir) as frames, DiskStates(settings.temp_dir, settings.state_dtype) as borders:
+    forward = _forward_states(keep, progress, device)
+    if keep is None:
+        borders = DiskStates(settings.temp_dir, settings.state_dtype)
+    else:
+        borders = KeptStates(keep, 'backward', progress.count['upscale'], settings.state_dtype, device)
+    with DiskFrames(settings.temp_dir) as frames, borders:
         for frame in scene:
             frames.append(frame)
         if len(frames) <= skip:
             progress.add('upscale', len(frames))
             return
-        propagation = Propagation(spec, frames, device, settings, skip, progress)
-        number, length = len(frames), settings.segment
-        segments = [(start, min(start + length, number)) for start in range(0, number, length)]
-
-        first = next(start for start, end in segments if propagation.wants_backward(end))
-        for i, state in propagation.run_backward(first + length, number, None):
-            if i % length == 0:
-                borders.save(i // length, state)
-            propagation.clip.keep(i - 1, i)
-        for start, end in segments:
-            needs_border = end < number and start >= first
-            state = borders.load(end // length) if needs_border else None
+        propagation = Propagation(spec, frames, device, settings, skip, progress, forward)
+        for start in range(propagation.go_on(), len(frames), settings.segment):
+            end = min(start + settings.segment, len(frames))
+            needs_border = end < len(frames) and propagation.wants_backward(end)
+            state = propagation.border(end, settings.segment, borders) if needs_border else None
             yield from propagation.upscale(start, end, state)
 
 
@@ -60,10 +62,12 @@ def restore_stream(
     settings: UpscaleSettings,
     skip: int,
     progress: Progress,
+    keep: Path | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """As `restore_exactly`, in one pass that sees `settings.lookahead` frames ahead."""
     is_online = not spec.steps.has_step('backward_step')  # it needs no more than what it says itself
     segment, lookahead = (1, 0) if is_online else (settings.segment, settings.lookahead)
+    forward = _forward_states(keep, progress, device)
     with DiskFrames(settings.temp_dir) as on_disk:
         # no state is computed before it is sure that the scene outlasts what is skipped
         frames = on_disk if skip else MemoryFrames()
@@ -71,8 +75,8 @@ def restore_stream(
         if len(frames) <= skip:
             progress.add('upscale', len(frames))
             return
-        propagation = Propagation(spec, frames, device, settings, skip, progress)
-        start = 0
+        propagation = Propagation(spec, frames, device, settings, skip, progress, forward)
+        start = propagation.go_on()
         while True:
             end = start + segment
             _read(scene, frames, end + max(lookahead, spec.steps.ahead))
@@ -87,17 +91,33 @@ def restore_stream(
             start = end
 
 
+def _forward_states(keep: Path | None, progress: Progress, device: torch.device | None) -> KeptStates | None:
+    """Where the forward states of the scene that begins are kept."""
+    if keep is None:
+        return None
+    first = progress.count['upscale']
+    KeptStates(keep, 'scene', first).mark()
+    return KeptStates(keep, 'forward', first, device=device)
+
+
 def _read(scene: Iterator[Tensor], frames: DiskFrames | MemoryFrames, number: int) -> None:
     """Read on until there are `number` frames, or the scene ends."""
     for frame in itertools.islice(scene, max(number - len(frames), 0)):
         frames.append(frame)
 
 
+KEEP_EVERY = 50  # frames at least between two forward states that are kept: few, for a fast network has large ones
+
+
 class PreparedFrames:
-    """Frames as the network takes them, (1, c, h, w), float32, on its device."""
+    """Frames as the network takes them, (1, c, h, w), float32, on its device.
+
+    Attributes:
+        size: Their height and width before they were padded to what it can take.
+    """
 
     def __init__(self, spec: NetworkSpec, frames: DiskFrames | MemoryFrames, device: torch.device | None):
-        self._prepare = partial(prepare_lq, spec)
+        self._spec = spec
         self._frames = frames
         self._device = device
 
@@ -105,12 +125,14 @@ class PreparedFrames:
         return len(self._frames)
 
     def __getitem__(self, i: int) -> Tensor:
-        return self._prepare(self._frames[i].to(self._device, torch.float32).unsqueeze(0))
+        prepared = prepare_lq(self._spec, self._frames[i].to(self._device, torch.float32).unsqueeze(0))
+        self.size = prepared.shape[-2:]
+        return pad(self._spec, prepared)
 
 
-def step_runner(device: torch.device | None, settings: UpscaleSettings) -> Callable[..., State]:
+def step_runner(spec: NetworkSpec, device: torch.device | None, settings: UpscaleSettings) -> Callable[..., State]:
     """What calls the steps, in the dtype and the tiles of the settings: flow always whole and in float32."""
-    run_tiles = TiledRunner(settings.tile, settings.tile_overlap) if settings.tile else call
+    run_tiles = TiledRunner(settings.tile, settings.tile_overlap, spec.size_multiple) if settings.tile else call
 
     def run(step: Callable[..., State], **inputs: State | None) -> State:
         if step.__name__ == 'flow':
@@ -131,6 +153,7 @@ class Propagation:
         settings: How; `tile` is a number or None.
         skip: How many of the first HR frames are not wanted.
         progress: Counts backward steps and HR frames.
+        forward: Where forward states are kept; None for nowhere.
     """
 
     def __init__(
@@ -141,18 +164,54 @@ class Propagation:
         settings: UpscaleSettings,
         skip: int,
         progress: Progress,
+        forward: KeptStates | None = None,
     ):
-        self.clip = Clip(spec.steps, PreparedFrames(spec, frames, device), step_runner(device, settings))
+        self._prepared = PreparedFrames(spec, frames, device)
+        self.clip = Clip(spec.steps, self._prepared, step_runner(spec, device, settings))
         self._spec = spec
         self._frames = frames
         self._device = device
         self._skip = skip
         self._progress = progress
         self._forward_state = None  # of the last frame
+        self._forward = forward
+        self._last_kept = 0
 
     def wants_backward(self, end: int) -> bool:
         """Whether a segment up to frame `end` - 1 needs its backward states."""
         return self._spec.steps.has_step('backward_step') and (self._spec.steps.coupled or end > self._skip)
+
+    def go_on(self) -> int:
+        """Take up the last forward state that is kept and not after the first wanted frame; the frame that is next."""
+        if self._forward is None:
+            return 0
+        self._last_kept, self._forward_state = self._forward.latest(self._skip)
+        self._progress.add('upscale', self._last_kept)
+        return self._last_kept
+
+    def border(self, frame: int, segment: int, borders: DiskStates | KeptStates) -> State:
+        """The backward state of the first frame after a segment: a kept one, or computed from the next that is kept.
+
+        Args:
+            frame: That frame.
+            segment: Frames of a segment, at whose borders states are kept on the way.
+            borders: Where they are kept, by frames.
+        """
+        state, computed_from = borders.load(frame), frame
+        if state is None:
+            computed_from = len(self.clip)
+            # a state that was rounded to be kept is none to compute others from
+            for later in range(frame + segment, len(self.clip), segment) if borders.dtype == torch.float32 else ():
+                state = borders.load(later)
+                if state is not None:
+                    computed_from = later
+                    break
+        kept = state
+        for i, computed in self.run_backward(frame, computed_from, state):
+            if i % segment == 0:
+                kept = borders.save(i, computed)
+            self.clip.keep(i - 1, i)
+        return kept
 
     def run_backward(self, start: int, end: int, state: State | None) -> Iterator[tuple[int, State]]:
         """Backward states of the frames `end` - 1 down to `start`, each with its frame's index.
@@ -179,8 +238,12 @@ class Propagation:
                 self._progress.add('upscale')
             else:
                 hr = self.clip.step('upsample', i, self._forward_state, backward_state)
+                hr = crop(hr, self.clip.frame(i), self._prepared.size)
                 self._progress.add('upscale')
                 lq = self._frames[i]
                 yield lq, finish(self._spec, hr[0], lq.to(hr))
             self.clip.keep(i, len(self.clip))
             self._frames.forget(i)
+        if self._forward is not None and end - self._last_kept >= KEEP_EVERY:
+            self._forward.save(end, self._forward_state)
+            self._last_kept = end

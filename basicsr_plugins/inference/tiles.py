@@ -9,12 +9,13 @@ not grow with the length of the film.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from basicsr_plugins.archs.recurrent import State
+from basicsr_plugins.errors import InputError
 
 
 class Tile(NamedTuple):
@@ -38,9 +39,13 @@ class Tile(NamedTuple):
         whole[(..., *target)] = result[(..., *source)]
 
 
-def split_into_tiles(size: tuple[int, int], tile: int, overlap: int) -> list[Tile]:
-    """Cover a frame (h, w) by tiles of at most `tile` pixels a side, of even sizes, and `overlap` around."""
-    rows, columns = (_split(length, tile, overlap) for length in size)
+def split_into_tiles(size: tuple[int, int], tile: int, overlap: int, multiple: int = 1) -> list[Tile]:
+    """Cover a frame (h, w) by tiles of at most `tile` pixels a side, all about as large, and `overlap` around.
+
+    They begin at multiples of `multiple` and, but for the frame's end, end there: what a network does on a coarser grid
+    than the frame's it does on the same one in a tile.
+    """
+    rows, columns = (_split(length, tile, overlap, multiple) for length in size)
     return [
         Tile((inner_row, inner_column), (outer_row, outer_column))
         for inner_row, outer_row in rows
@@ -48,9 +53,11 @@ def split_into_tiles(size: tuple[int, int], tile: int, overlap: int) -> list[Til
     ]
 
 
-def _split(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]]:
-    number = -(-length // tile)
-    ends = [length * i // number for i in range(number + 1)]
+def _split(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[slice, slice]]:
+    overlap += -overlap % multiple
+    cells = -(-length // multiple)
+    number = -(-cells // max(tile // multiple, 1))
+    ends = [min(cells * i // number * multiple, length) for i in range(number + 1)]
     return [
         (slice(start, end), slice(max(start - overlap, 0), min(end + overlap, length)))
         for start, end in zip(ends, ends[1:])
@@ -63,26 +70,38 @@ class TiledRunner:
     Args:
         tile: Side of the tiles, in LR pixels.
         overlap: Border around each, in LR pixels.
+        multiple: Where tiles may begin and end, as in `split_into_tiles`.
     """
 
-    def __init__(self, tile: int, overlap: int):
+    def __init__(self, tile: int, overlap: int, multiple: int = 1):
         self.tile = tile
         self.overlap = overlap
+        self.multiple = multiple
 
     def __call__(self, step: Callable[..., State], **inputs: State | None) -> State:
         """As `step(**inputs)`: (b, c, h, w), tuples of these or None -> (b, c', s * h, s * w), or a tuple of these.
 
+        Raises:
+            InputError: If the step enlarges by no whole factor.
+
         The border around a tile grows by the largest of the flows, in pixels: so far beyond the tile they reach.
         """
-        flows = [value for name, value in inputs.items() if name.startswith('flow_') and value is not None]
+        found = [value for name, value in inputs.items() if name.startswith('flow') and value is not None]
+        flows = [flow for value in found for flow in (value if isinstance(value, tuple) else (value,))]
         reach = max((math.ceil(float(flow.abs().max())) for flow in flows), default=0)
         h, w = _size(inputs)
         wholes = None
-        for tile in split_into_tiles((h, w), self.tile, self.overlap + reach):
+        for tile in split_into_tiles((h, w), self.tile, self.overlap + reach, self.multiple):
             cropped = {name: tile.crop(value) for name, value in inputs.items()}
             result = step(**cropped)
             parts = result if isinstance(result, tuple) else (result,)
-            scale = parts[0].size(-1) // _size(cropped)[1]
+            taken, given = _size(cropped), parts[0].shape[-2:]
+            scale = given[1] // taken[1]
+            if tuple(given) != (scale * taken[0], scale * taken[1]):
+                raise InputError(
+                    f'in tiles a step must enlarge by a whole factor, but one makes {given[1]}x{given[0]} of '
+                    f'{taken[1]}x{taken[0]}; run it without tiles.'
+                )
             if wholes is None:
                 wholes = tuple(part.new_empty(*part.shape[:-2], scale * h, scale * w) for part in parts)
             for part, whole in zip(parts, wholes):
@@ -99,7 +118,7 @@ def _size(inputs: dict[str, State | None]) -> tuple[int, int]:
 class CroppedFrames:
     """A tile's view of frames (3, h, w) that are read by index."""
 
-    def __init__(self, frames, tile: Tile):
+    def __init__(self, frames: Sequence[Tensor], tile: Tile):
         self.frames = frames
         self.tile = tile
 
@@ -110,10 +129,12 @@ class CroppedFrames:
         return self.tile.crop(self.frames[i])
 
 
-def restore_tiled(restore: Callable[..., Iterator[Tensor]], frames, tile: int, overlap: int) -> Iterator[Tensor]:
+def restore_tiled(
+    restore: Callable[..., Iterator[Tensor]], frames: Sequence[Tensor], tile: int, overlap: int, multiple: int = 1
+) -> Iterator[Tensor]:
     """As `restore(frames)`, which yields (3, s * h, s * w) for each frame, with all tiles side by side."""
     h, w = frames[0].shape[-2:]
-    tiles = split_into_tiles((h, w), tile, overlap)
+    tiles = split_into_tiles((h, w), tile, overlap, multiple)
     for results in zip(*(restore(CroppedFrames(frames, one)) for one in tiles)):
         scale = results[0].size(-1) // (tiles[0].outer[1].stop - tiles[0].outer[1].start)
         whole = results[0].new_empty(3, scale * h, scale * w)

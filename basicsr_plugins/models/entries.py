@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +11,15 @@ from pathlib import Path
 
 import torch
 from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
 from torch import nn
 
+from basicsr_plugins.archs.vsr_modules import FLOW_STARTS_UNTRAINED
 from basicsr_plugins.compat.options import read_options, read_value
 from basicsr_plugins.errors import InputError, check_keys, one_line
-from basicsr_plugins.models.networks import check_network_options, load_weights
+from basicsr_plugins.models.networks import check_network_options
+from basicsr_plugins.models.shipped_weights import FLOW_FILES, find_weights, is_shipped
+from basicsr_plugins.models.weights import load_weights, read_network, recognise
 
 SPEC = re.compile(r'(?:(?P<name>[^=:@]+)=)?(?P<what>[^=:@]+)(?::(?P<arguments>[^@]*))?(?:@(?P<checkpoint>.+))?')
 
@@ -44,17 +50,34 @@ class NetworkEntry:
         """
         options = dict(self.options)
         if self.checkpoint is not None:
-            for name in ('spynet_path', 'edvr_path'):  # these weights are in the checkpoint too
+            for name in FLOW_FILES:
                 options.pop(name, None)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _flow_brought_by(self.checkpoint):
                 torch.manual_seed(0)
                 net = build_network(options)
-        except (TypeError, ValueError, AssertionError, OSError) as error:  # arguments that the network refuses
+        except (TypeError, ValueError, AssertionError, OSError, RuntimeError, MemoryError) as error:
+            # arguments that the network refuses, or that take more memory than there is
             raise InputError(f'{self.options["type"]} cannot be built: {one_line(error)}') from error
         if self.checkpoint is not None:
             load_weights(net, self.checkpoint, self.param_key)
         return net.eval()
+
+
+@contextlib.contextmanager
+def _flow_brought_by(checkpoint: str | None):
+    """Where there is a checkpoint, the flow network is not left untrained, and no warning says so."""
+
+    def differs(record: logging.LogRecord) -> bool:
+        return record.msg != FLOW_STARTS_UNTRAINED
+
+    logger = get_root_logger()
+    if checkpoint is not None:
+        logger.addFilter(differs)
+    try:
+        yield
+    finally:
+        logger.removeFilter(differs)
 
 
 def bicubic(scale: int) -> NetworkEntry:
@@ -63,7 +86,9 @@ def bicubic(scale: int) -> NetworkEntry:
 
 
 def parse_network(text: str) -> NetworkEntry:
-    """Read a network from the command line: `[NAME=]TYPE[:KEY=VALUE,...][@CHECKPOINT]`; for TYPE also an option file.
+    """Read a network from the command line: `[NAME=]TYPE[:KEY=VALUE,...][@CHECKPOINT]`.
+
+    For TYPE also an option file; or, alone, weights that say which network they are of.
 
     Raises:
         InputError: If it reads otherwise, or names a network, an argument or a file that is not there.
@@ -71,7 +96,10 @@ def parse_network(text: str) -> NetworkEntry:
     match = SPEC.fullmatch(text)
     if match is None:
         raise InputError(f'--network {text} must read TYPE:KEY=VALUE,KEY=VALUE@CHECKPOINT or FILE.yml@CHECKPOINT.')
-    kind = 'options' if match['what'].endswith(('.yml', '.yaml')) else 'type'
+    what = Path(match['what'])
+    kind = {'.yml': 'options', '.yaml': 'options', '.pth': 'checkpoint', '.safetensors': 'checkpoint'}.get(what.suffix)
+    if kind is None:
+        kind = 'checkpoint' if is_shipped(what) else 'type'
     entry = {**_parse_arguments(text, match['arguments'] or ''), kind: match['what']}
     if match['name']:
         entry['name'] = match['name']
@@ -96,7 +124,8 @@ def read_network_list(path: str | Path) -> list[NetworkEntry]:
     """Read a YAML file with a list `networks`.
 
     Each entry has `type` and arguments, or `options` (an option file) and arguments that differ from it, and may have
-    `name`, `checkpoint`, `param_key`, `runtime`.
+    `name`, `checkpoint` (a file, or the name of shipped weights), `param_key`, `runtime`. Neither is needed with a
+    checkpoint that says which network it is of (see `read_entry`).
 
     Raises:
         InputError: If the file is missing, or an entry cannot be used.
@@ -109,10 +138,21 @@ def read_network_list(path: str | Path) -> list[NetworkEntry]:
 
 
 def read_entry(where: str, entry: Mapping) -> NetworkEntry:
-    """A network from a mapping, as `read_network_list` describes it."""
+    """A network from a mapping, as `read_network_list` describes it.
+
+    A checkpoint alone says which network it is of by its metadata, by the option file that the toolbox has copied into
+    its experiment's folder, or by its keys, in this order.
+
+    Raises:
+        InputError: Naming `where` and what cannot be used.
+    """
     entry = dict(entry)
     name, checkpoint, param_key = (entry.pop(key, None) for key in ('name', 'checkpoint', 'param_key'))
     runtime = entry.pop('runtime', 'torch')
+    if isinstance(checkpoint, str) and is_shipped(checkpoint):
+        name, checkpoint = name or checkpoint, find_weights(checkpoint)
+    if isinstance(checkpoint, str) and 'type' not in entry and 'options' not in entry:
+        entry = {**_network_of(checkpoint, param_key), **entry}
     if 'options' in entry:
         _check_text(where, 'options', entry['options'])
         opt = _read_option_file(entry.pop('options'))
@@ -126,6 +166,15 @@ def read_entry(where: str, entry: Mapping) -> NetworkEntry:
     check_network_options(where, entry)
     name = name or (entry['type'] if runtime == 'torch' else f'{entry["type"]} ({runtime})')
     return NetworkEntry(str(name), entry, checkpoint, param_key, runtime)
+
+
+def _network_of(checkpoint: str, param_key: str | None) -> dict:
+    path = Path(find_weights(checkpoint))
+    network = read_network(path)
+    if network is not None:
+        return network
+    files = list(path.absolute().parent.parent.glob('*.yml')) if path.absolute().parent.name == 'models' else []
+    return {'options': str(files[0])} if len(files) == 1 else recognise(path, param_key)
 
 
 def _check_text(where: str, key: str, value: object, optional: bool = False) -> None:

@@ -70,6 +70,11 @@ class NetworkSpec:
     time_scale: int = 1
     steps: Steps | None = None
 
+    @property
+    def lr_multiple(self) -> int:
+        """As `size_multiple`, in pixels of LR frames, which may be enlarged before the network takes them."""
+        return self.size_multiple // (math.gcd(self.size_multiple, int(self.scale)) if self.lq == 'bicubic' else 1)
+
 
 FIELDS = tuple(field.name for field in fields(NetworkSpec) if field.name not in ('name', 'steps'))
 
@@ -189,17 +194,17 @@ class BasicVSRSteps(Steps):
     def flow(self, frame: Tensor, other: Tensor) -> Tensor:
         return self.net.spynet(frame, other)
 
-    def backward_step(self, frame, state, flow_to_next) -> Tensor:
+    def backward_step(self, frame: Tensor, state: Tensor | None, flow_to_next: Tensor | None) -> Tensor:
         return self._propagate(self.net.backward_trunk, frame, state, flow_to_next)
 
-    def forward_step(self, frame, state, flow_to_previous) -> Tensor:
+    def forward_step(self, frame: Tensor, state: Tensor | None, flow_to_previous: Tensor | None) -> Tensor:
         return self._propagate(self.net.forward_trunk, frame, state, flow_to_previous)
 
     def _propagate(self, trunk: nn.Module, frame: Tensor, state: Tensor | None, flow: Tensor | None) -> Tensor:
         if state is None:
             aligned = frame.new_zeros(frame.size(0), self.net.num_feat, *frame.shape[-2:])
-        else:  # in float32: half precision has no whole pixels beyond 2048, and no fine ones long before
-            aligned = flow_warp(state.float(), flow.permute(0, 2, 3, 1)).to(state.dtype)
+        else:
+            aligned = flow_warp(state, flow.permute(0, 2, 3, 1))
         return trunk(torch.cat((frame, aligned), dim=1))
 
     def upsample(self, frame: Tensor, backward_state: Tensor, state: Tensor) -> Tensor:

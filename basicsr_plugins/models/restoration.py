@@ -130,15 +130,22 @@ def run_padded(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
 
     A frame under the least size goes on by its border; sides that do not divide by the network's multiple are mirrored.
     """
+    padded = pad(spec, x)
+    return crop(net(padded), padded, x.shape[-2:])
+
+
+def pad(spec: NetworkSpec, x: Tensor) -> Tensor:
+    """What a network takes, (..., c, h, w), however small -> (..., c, h', w'), of a size that it can take."""
     h, w = x.shape[-2:]
     padded = _pad(x, max(spec.min_size - h, 0), max(spec.min_size - w, 0), 'replicate')
     bottom, right = (-side % spec.size_multiple for side in padded.shape[-2:])
-    padded = _pad(padded, bottom, right, 'reflect' if bottom < h and right < w else 'replicate')
-    output = net(padded)
-    if padded is x:
-        return output
+    return _pad(padded, bottom, right, 'reflect' if bottom < h and right < w else 'replicate')
+
+
+def crop(output: Tensor, padded: Tensor, size: tuple[int, int]) -> Tensor:
+    """What a network made of `padded`, without what `pad` had added to (h, w)."""
     s = output.size(-1) // padded.size(-1)
-    return output[..., : s * h, : s * w]
+    return output[..., : s * size[0], : s * size[1]]
 
 
 def _pad(x: Tensor, bottom: int, right: int, mode: str) -> Tensor:

@@ -11,26 +11,25 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
-from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
-from basicsr.utils.dist_util import get_dist_info, master_only
+from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from basicsr_plugins.errors import InputError, check_keys, one_line
+from basicsr_plugins.errors import InputError
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
-from basicsr_plugins.models.networks import save_checkpoint
-from basicsr_plugins.models.restoration import prepare_sample, restore_frames
+from basicsr_plugins.models.restoration import restore_frames
+from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
 from basicsr_plugins.option_file import TOOLBOX_TRAIN, check_model_options
 from basicsr_plugins.option_schema import Key, Schema
 
@@ -38,7 +37,7 @@ BORDER_FRAMES = 2  # at each end, that do not count with `inner_frames`
 
 
 @MODEL_REGISTRY.register()
-class VSRModel(VideoRecurrentModel):
+class VSRModel(TrainingModel):
     """Trains, validates and tests networks of any kind: of sequences, of windows, of single images.
 
     See `network_spec.NetworkSpec` for the kinds. A network of windows trains on samples of its window length, and its
@@ -47,15 +46,19 @@ class VSRModel(VideoRecurrentModel):
     Args:
         opt: All options. Beside the toolbox's: `train: fix_flow` (iterations during which the flow network, and
             IconVSR's EDVR, stay as they are), `train: flow_lr_mul` (factor on their learning rate), `train:
-            auxiliary_weights` (of the network's own losses, by name), `val: save_img` (also in training), `val:
-            flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the first and the last two frames
-            of a clip).
+            auxiliary_weights` (of the network's own losses, by name), `train: amp` (precision of the network), `train:
+            checkpointing` (recompute steps instead of keeping what they compute), `train: compile`, `train: accumulate`
+            (parts that a batch is computed in), `train: grad_clip` (bound of the gradients' norm), `train: max_skipped`
+            (steps in a row without a finite loss and gradient that end training), `val: save_img` (also in training),
+            `val: flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the first and the last two
+            frames of a clip).
 
     Raises:
         InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
             not the network's.
     """
 
+    takes_uint8 = True  # samples are flipped and scaled where the network is
     option_keys: ClassVar[Mapping[str, Schema]] = {  # all that it takes of these sections; `option_file` checks them
         'train': {
             **TOOLBOX_TRAIN,
@@ -66,7 +69,7 @@ class VSRModel(VideoRecurrentModel):
             'accumulate': Key('int', default=1, low=1, high=65536),
             'checkpointing': Key('bool', default=False),
             'compile': Key('bool', default=False),
-            'max_skipped': Key('int', low=1),
+            'max_skipped': Key('int', default=MAX_SKIPPED, low=1),
             'grad_clip': Key('float | None', above=0),
         },
         'val': {
@@ -97,138 +100,9 @@ class VSRModel(VideoRecurrentModel):
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
 
-    # ---------------------------------------------------------------- networks and their files
-
-    def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As the toolbox's; a network without parameters, like `Bicubic`, has nothing to distribute."""
-        if not any(parameter.requires_grad for parameter in net.parameters()):
-            return net.to(self.device)
-        return super().model_to_device(net)
-
-    def load_network(self, net, load_path, strict=True, param_key='params'):
-        """As the toolbox's; a file that is missing, damaged or another network's stops with one sentence."""
-        if not Path(load_path).is_file():
-            raise InputError(f'path: pretrain_network_g: there is no file {load_path}.')
-        try:
-            super().load_network(net, load_path, strict, param_key)
-        except Exception as error:
-            name = type(self.get_bare_model(net)).__name__
-            raise InputError(f'{load_path} does not load into {name} ({one_line(error)[:300]}).') from error
-
-    @master_only
-    def save_network(self, net, net_label, current_iter, param_key='params'):
-        """Write `models/{net_label}_{current_iter}.pth`, whole or not at all; a failure stops the run."""
-        nets = net if isinstance(net, list) else [net]
-        keys = param_key if isinstance(param_key, list) else [param_key]
-        label = 'latest' if current_iter == -1 else current_iter
-        weights = {
-            key: OrderedDict((name, value.cpu()) for name, value in self.get_bare_model(one).state_dict().items())
-            for key, one in zip(keys, nets)
-        }
-        save_checkpoint(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
-
-    @master_only
-    def save_training_state(self, epoch, current_iter):
-        """Write `training_states/{current_iter}.state`, whole or not at all; a failure stops the run."""
-        if current_iter == -1:
-            return
-        state = {
-            'epoch': epoch,
-            'iter': current_iter,
-            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
-            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
-        }
-        save_checkpoint(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
-
-    def resume_training(self, resume_state):
-        """As the toolbox's; the best metrics so far are known again too, from `metrics.csv`."""
-        super().resume_training(resume_state)
-        path = Path(self.opt['path']['log']) / 'metrics.csv'
-        if self.opt.get('val') is None or not path.is_file():
-            return
-        with open(path, newline='', encoding='utf-8') as file:
-            averages = [row for row in csv.DictReader(file) if row['clip'] == 'average']
-        for row in averages:
-            if int(row['iter']) <= resume_state['iter']:
-                self._initialize_best_metric_results(row['dataset'])
-                for name in self.opt['val'].get('metrics') or {}:
-                    if row.get(name):
-                        self._update_best_metric_result(row['dataset'], name, float(row[name]), int(row['iter']))
-
-    # ---------------------------------------------------------------- training
-
-    def init_training_settings(self) -> None:
-        """As the toolbox's; the weights of the network's own losses are checked too."""
-        super().init_training_settings()
-        net = self.get_bare_model(self.net_g)
-        weights = getattr(net, 'auxiliary_weights', {})
-        asked = self.opt['train'].get('auxiliary_weights') or {}
-        check_keys('train: auxiliary_weights', asked, [], list(weights))
-        self.auxiliary_weights = {**weights, **asked}
-        if weights and self.cri_pix is None:
-            raise InputError(f'train: pixel_opt is missing: {type(net).__name__} takes it for its own losses too.')
-
-    def feed_data(self, data):
-        """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
-        super().feed_data(data)
-        if self.is_train and 'gt' in data:
-            self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
-
-    def optimize_parameters(self, current_iter):
-        """One iteration, with the flow network frozen while `current_iter < fix_flow`."""
-        if self.fix_flow_iter:
-            self._freeze_flow(current_iter < self.fix_flow_iter)
-        self.optimizer_g.zero_grad()
-        output = self.net_g(self.lq)
-        losses = self._losses(output)
-        sum(losses.values()).backward()
-        self.optimizer_g.step()
-        self.log_dict = self.reduce_loss_dict(losses)
-        if self.ema_decay > 0:
-            self.model_ema(decay=self.ema_decay)
-
-    def _losses(self, output: Tensor | tuple[Tensor, ...]) -> OrderedDict[str, Tensor]:
-        """The toolbox's losses of the restored frames, and the network's own.
-
-        A network may have a method `auxiliary_losses(output, lq, gt, criterion)`, which compares what else it gives in
-        training by the pixel loss, and `auxiliary_weights`, by which its losses are weighted.
-
-        Args:
-            output: What the network gave: the restored frames, alone or first.
-        """
-        self.output = output[0] if isinstance(output, tuple) else output
-        losses = OrderedDict()
-        if self.cri_pix:
-            losses['l_pix'] = self.cri_pix(self.output, self.gt)
-        if self.cri_perceptual:
-            percep, style = self.cri_perceptual(self.output, self.gt)
-            losses.update({name: x for name, x in (('l_percep', percep), ('l_style', style)) if x is not None})
-        net = self.get_bare_model(self.net_g)
-        if hasattr(net, 'auxiliary_losses'):
-            auxiliary = net.auxiliary_losses(output, self.lq, self.gt, self.cri_pix)
-            losses.update({f'l_{name}': self.auxiliary_weights[name] * loss for name, loss in auxiliary.items()})
-        return losses
-
-    def _freeze_flow(self, freeze: bool) -> None:
-        """Freeze or train the parameters of `spynet` and `edvr`.
-
-        The toolbox does this at iteration 1 only, so that a resumed run trains them at once. DistributedDataParallel
-        waits for the gradients that were wanted when it was made, so it is made anew when these change.
-        """
-        bare = self.get_bare_model(self.net_g)
-        flow = [parameter for name, parameter in bare.named_parameters() if 'spynet' in name or 'edvr' in name]
-        if all(parameter.requires_grad is not freeze for parameter in flow):
-            return
-        what = f'Fix flow network and feature extractor until iteration {self.fix_flow_iter}.'
-        get_root_logger().info(what if freeze else 'Train all the parameters.')
-        for parameter in flow:
-            parameter.requires_grad_(not freeze)
-        if self.opt['dist']:
-            self.net_g = self.model_to_device(bare)
-
     # ---------------------------------------------------------------- validation and test
 
-    def test(self):
+    def test(self) -> None:
         """Restore the clip in `self.lq`, (1, t, 3, h, w), into `self.output`, with the EMA weights if there are any."""
         frames = list(self.restore(self.lq[0]))
         if self.opt['val'].get('center_frame_only', False):
@@ -246,11 +120,13 @@ class VSRModel(VideoRecurrentModel):
         finally:
             self.net_g.train(self.is_train)
 
-    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+    def nondist_validation(
+        self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
         """The same as over several processes, which this is with one."""
         self.dist_validation(dataloader, current_iter, tb_logger, save_img)
 
-    def dist_validation(self, dataloader, current_iter, tb_logger, save_img):
+    def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         """Restore every clip, each on one process; log metrics of each clip and their average; save images if asked.
 
         Args:

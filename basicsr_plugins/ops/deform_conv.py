@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn.modules.utils import _pair
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.ops.finite import sample_finite
 from basicsr_plugins.ops.tiled_deform_conv import TiledDeformConv
 
 BACKEND_VARIABLE = 'BASICSR_PLUGINS_DCN'
@@ -78,8 +79,12 @@ def modulated_deform_conv2d(
     _refuse(backend, x, offset, weight)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     inputs = [None if t is None else t.to(dtype).contiguous() for t in (x, offset, mask, weight, bias)]
+
+    def sample(offset):
+        return _BACKENDS[backend](inputs[0], offset, *inputs[2:], stride, padding, dilation, groups, deform_groups)
+
     with torch.autocast(x.device.type, enabled=False):
-        return _BACKENDS[backend](*inputs, stride, padding, dilation, groups, deform_groups).to(x.dtype)
+        return sample_finite(sample, inputs[1]).to(x.dtype)
 
 
 class ModulatedDeformConv2d(nn.Module):
@@ -124,7 +129,7 @@ class ModulatedDeformConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weight and bias as `nn.Conv2d` does."""
+        """Initialize weight and bias as `nn.Conv2d` does."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -251,7 +256,7 @@ def _refuse(backend, x, offset, weight):
     if columns >= 2**31:
         raise InputError(
             f'backend {backend!r} cannot do more than {2**31 - 1} columns (channels * taps * output pixels'
-            f"{' * frames' if frames > 1 else ''}), got {columns}: backend 'pytorch' can"
+            f"{' * frames' if frames > 1 else ''}), got {columns}: backend 'pytorch' can."
         )
 
 

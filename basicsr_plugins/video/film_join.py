@@ -62,6 +62,7 @@ class Joining:
             packets = self._video_packets(video, timeline)
             if self.source.is_video:
                 container = stack.enter_context(open_container(self.source.path))
+                self.source.check_unchanged()
                 _copy_metadata(container, output)
                 packets = heapq.merge(
                     packets, self._copied_packets(container, output, timeline), key=lambda pair: pair[0]
@@ -161,7 +162,7 @@ def _fine_clock(time_base: Fraction) -> int:
     return time_base.denominator * max(1_000_000 // time_base.denominator, 1)
 
 
-def add_copy(output, stream):
+def add_copy(output: av.container.OutputContainer, stream: av.stream.Stream) -> av.stream.Stream:
     """Add a stream like another to a container, with what describes it."""
     copy = output.add_stream_from_template(stream, opaque=True)
     for key, value in stream.metadata.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import av
 
-from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import write_atomically
 
 MAX_REORDER = 16  # frames that x264 and x265 can hold back
 
 
 class Segment:
-    """A closed piece of the video, as Matroska; beside it the times of its packets, which Matroska rounds to 1 ms."""
+    """A closed piece of the video, as Matroska; beside it the times of its packets, which Matroska rounds to 1 ms.
+
+    A checksum of both is with the times.
+    """
 
     def __init__(self, file: Path, add_encoder: Callable):
         self.file = file
@@ -28,7 +31,7 @@ class Segment:
         self._output = av.open(str(self._part), 'w', format='matroska')
         self._stream = add_encoder(self._output)
 
-    def write(self, frame) -> None:
+    def write(self, frame: av.VideoFrame) -> None:
         self.num_frame += 1
         self._shown.append(frame.pts)
         self._mux(self._stream.encode(frame))
@@ -50,7 +53,8 @@ class Segment:
         self._output.close()
         sync(self._part)
         os.replace(self._part, self.file)
-        write_atomically(self.file.with_suffix('.json'), json.dumps(self._times))
+        record = {'times': self._times, 'checksum': _checksum(self.file, self._times)}
+        write_atomically(self.file.with_suffix('.json'), json.dumps(record))
 
     def abort(self) -> None:
         with contextlib.suppress(Exception):
@@ -59,12 +63,26 @@ class Segment:
             self._part.unlink()
 
 
+def is_whole(file: Path) -> bool:
+    """Whether a segment and its times are as they were written."""
+    try:
+        record = json.loads(file.with_suffix('.json').read_text(encoding='utf-8'))
+        return record['checksum'] == _checksum(file, record['times'])
+    except (ValueError, TypeError, KeyError, FileNotFoundError):  # no JSON, JSON of something else, no segment
+        return False
+
+
 def read_times(file: Path) -> list[int]:
     """When the packets of a segment are shown, in the order in which they are decoded."""
-    try:
-        return json.loads(file.with_suffix('.json').read_text(encoding='utf-8'))
-    except ValueError:
-        raise InputError(f'{file.with_suffix(".json")} is damaged; start over with force.') from None
+    return json.loads(file.with_suffix('.json').read_text(encoding='utf-8'))['times']
+
+
+def _checksum(file: Path, times: list[int]) -> str:
+    content = hashlib.blake2b(json.dumps(times).encode(), digest_size=16)
+    with open(file, 'rb') as opened:
+        while block := opened.read(2**20):
+            content.update(block)
+    return content.hexdigest()
 
 
 def sync(file: Path) -> None:

@@ -29,18 +29,24 @@ from basicsr_plugins.video.colour import (
     guess_matrix,
     planar_format,
 )
-from basicsr_plugins.video.media import Source
+from basicsr_plugins.video.media import Source, file_status
 
 HDR_TRANSFERS = {16: 'PQ', 18: 'HLG'}
 UNTAGGED_MATRICES = (0, 2, 3)  # 0 is RGB: on YCbCr planes a wrong tag
+# formats that name other files to be read, which a film from somewhere must not
+LISTING_FORMATS = ('concat', 'dash', 'hls', 'imf', 'image2', 'image2pipe', 'rtp', 'rtsp', 'sap', 'sdp')
+LISTING_FORMATS += ('vapoursynth', 'avisynth', 'webm_dash_manifest')
 CLOCK_FORMATS = ('mpegts', 'mpeg')  # their times count from anywhere, those of other formats from the start
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """A video file; a title that is not UTF-8 does not matter."""
+    """A video file, which may name no other files to be read; a title that is not UTF-8 does not matter."""
     # PyAV 19 has dropped the argument: it gives such bytes as surrogates
     options = {'metadata_errors': 'replace'} if int(av.__version__.split('.')[0]) < 19 else {}
-    return av.open(str(path), **options)
+    formats = ','.join(sorted(av.formats_available.difference(LISTING_FORMATS)))
+    return av.open(
+        f'file:{path}', options={'format_whitelist': formats, 'protocol_whitelist': 'file'}, mode='r', **options
+    )
 
 
 class VideoSource(Source):
@@ -67,7 +73,8 @@ class VideoSource(Source):
         interlaced: Whether the frames consist of two fields.
 
     Raises:
-        InputError: If the file is missing, is no video, has no video stream or not one frame.
+        InputError: If the file is missing, is no video, has no video stream or not one frame; while iterating too, if
+            the size of its frames changes, or the file does.
     """
 
     is_video = True
@@ -79,6 +86,7 @@ class VideoSource(Source):
         self.chroma = chroma
         self.path = Path(path)
         self.files = [self.path]
+        self._status = file_status(self.path)
         self.times = array('q')
         with self._open() as container:
             stream = self._find_stream(container)
@@ -98,10 +106,12 @@ class VideoSource(Source):
         self.last_duration = 0
 
     def _open(self):
-        if not self.path.is_file():
-            raise InputError(f'there is no file {self.path}.')
         try:
             return open_container(self.path)
+        except av.error.ArgumentError as error:  # what FFmpeg says of a format that is not among those allowed
+            raise InputError(
+                f'{self.path} is not a video that can be read; a list of other files is not followed.'
+            ) from error
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f'{self.path} is not a video that can be read ({_reason(error)}).') from error
 
@@ -141,7 +151,8 @@ class VideoSource(Source):
                 f'{self.path} is interlaced: each frame shows two moments, line by line, and comes out combed; '
                 'deinterlace it first.'
             )
-        if any(component.is_alpha for component in frame.format.components):
+        tags = {key.lower(): value for key, value in stream.metadata.items()}  # of VP8 and VP9, whose alpha is aside
+        if any(one.is_alpha for one in frame.format.components) or tags.get('alpha_mode') == '1':
             self.notes.append(f'{self.path} has an alpha channel, which is dropped.')
         if self.colour.transfer in HDR_TRANSFERS:
             self.notes.append(
@@ -183,13 +194,13 @@ class VideoSource(Source):
         self.damage, self.exhausted, self._failure = None, False, None
         count = 0
         with self._open() as container, contextlib.closing(self._decode(container)) as frames:
+            self.check_unchanged()
             for frame in frames:
-                if (frame.height, frame.width) != self._coded_size:
-                    self._failure = f'the frame size changes to {frame.width}x{frame.height}'
-                    break
+                self._check_size(count, frame)
                 self._note_time(count, frame)
                 count += 1
                 yield self._upright(frame_to_rgb(frame, self.colour, self.chroma))
+        self.check_unchanged()
         failure = self._failure or self._cut_off()
         if failure:
             last = float(self.times[count - 1] * self.time_base)
@@ -197,6 +208,24 @@ class VideoSource(Source):
         else:
             self._end_last_frame()
         self.exhausted = True
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that is not the one that was opened first.
+
+        Raises:
+            InputError: If it has changed since, or is gone.
+        """
+        if file_status(self.path) != self._status:
+            raise InputError(f'{self.path} has changed since it was opened; start over with force once it is complete.')
+
+    def _check_size(self, index: int, frame) -> None:
+        if (frame.height, frame.width) != self._coded_size:
+            h, w = self._coded_size
+            when = '' if frame.time is None else f' (at {frame.time - float(self.origin):.3f} s)'
+            raise InputError(
+                f'{self.path}: frame {index}{when} is {frame.width}x{frame.height}, but those before it {w}x{h}; '
+                'cut the film there and upscale its parts apart.'
+            )
 
     def _decode(self, container) -> Iterator[av.VideoFrame]:
         """The decoder's frames up to the first damaged one; damage ahead of the first whole frame is skipped."""
@@ -272,13 +301,8 @@ class VideoSource(Source):
         return None
 
     def identity(self) -> dict:
-        status = self.path.stat()
-        return {
-            'video': self.path.name,
-            'bytes': status.st_size,
-            'modified': status.st_mtime_ns,
-            'chroma': self.chroma,
-        }
+        size, changed = self._status
+        return {'film': self.path.name, 'bytes': size, 'modified': changed, 'chroma': self.chroma}
 
 
 def _flush(stream) -> list:

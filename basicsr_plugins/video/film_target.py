@@ -19,9 +19,10 @@ from torch import Tensor
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.video.colour import BT709, FULL, LIMITED, Colour, choose_format, rgb_to_frame, yuv_format
 from basicsr_plugins.video.film_join import Joining, add_copy
-from basicsr_plugins.video.film_segment import Segment, read_times
+from basicsr_plugins.video.film_segment import Segment, is_whole, read_times
 from basicsr_plugins.video.film_source import open_container
-from basicsr_plugins.video.media import COMPARED, Target
+from basicsr_plugins.video.media import Target
+from basicsr_plugins.video.work_folder import OWN
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska'}
 ENCODERS = {'h264': 'libx264', 'hevc': 'libx265'}
@@ -173,15 +174,23 @@ class VideoTarget(Target):
         done = 0
         while self._segment_file(len(self._segments)).with_suffix('.json').is_file():
             file = self._segment_file(len(self._segments))
-            if not file.is_file():
-                raise InputError(f'{file} is missing; start over with force.')
+            if not is_whole(file):
+                self.notes.append(f'{file} is damaged; it is made again, and what follows it.')
+                break
             self._segments.append(file)
             done += len(read_times(file))
-        kept = {'state.json', COMPARED, *(name for file in self._segments for name in (file.name, file.stem + '.json'))}
+        kept = {*OWN, *(name for file in self._segments for name in (file.name, file.stem + '.json'))}
         for file in self.parts.iterdir():
             if file.name not in kept:
                 file.unlink()
         return done
+
+    @property
+    def _joined(self) -> Path:
+        return self.parts / f'joined{self.path.suffix}'
+
+    def _size_of_output(self) -> int:
+        return sum(file.stat().st_size for file in self._segments)
 
     def _segment_file(self, index: int) -> Path:
         return self.parts / f'seg_{index:05d}.mkv'
@@ -190,7 +199,7 @@ class VideoTarget(Target):
         if not self.source.is_video:
             return index
         if index >= len(self.source.times):
-            raise IndexError(f'frame {index} is written, but {self.source.name} has only {len(self.source.times)}.')
+            raise InputError(f'frame {index} is written, but {self.source.name} has only {len(self.source.times)}.')
         return self.source.times[index]
 
     def _write(self, index: int, frame: Tensor) -> None:
@@ -207,12 +216,15 @@ class VideoTarget(Target):
     def _close_segment(self) -> None:
         self._segment.close()
         self._segments.append(self._segment.file)
+        self.num_kept += self._segment.num_frame
         self._segment = None
 
     def _discard(self) -> None:
         segment, self._segment = getattr(self, '_segment', None), None
         if segment is not None:
             segment.abort()
+        with contextlib.suppress(OSError):
+            self._joined.unlink()
 
     # ----------------------------------------------------------------------------------------------------- joining
 
@@ -220,9 +232,8 @@ class VideoTarget(Target):
         if self._segment is not None:
             with self._disk_errors(self._segment.file):
                 self._close_segment()
-        joined = self.parts / f'joined{self.path.suffix}'
-        with contextlib.suppress(FileNotFoundError):
-            joined.unlink()
+        joined = self._joined
+        joined.unlink(missing_ok=True)
         try:
             Joining(
                 self.source,

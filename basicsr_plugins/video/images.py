@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.files import IMAGE_SUFFIXES
-from basicsr_plugins.video.media import Source, Target
+from basicsr_plugins.files import IMAGE_SUFFIXES, is_cut_short
+from basicsr_plugins.video.media import Source, Target, file_status
 
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 PNG_COMPRESSION = 3  # zlib's; higher ones take several times as long for a few percent
 
 
@@ -51,48 +53,66 @@ def list_images(where: str | os.PathLike) -> list[Path]:
 class ImageSource(Source):
     """Frames from image files of 8 or 16 bits, or of float values in [0, 1].
 
-    Grey images become RGB; alpha is dropped, with a note; the orientation that a camera notes is applied.
+    Grey images become RGB; alpha is dropped, with a note where it is not opaque; the orientation that a camera notes is
+    applied.
 
     Args:
         files: The images, in order.
         name: Where they come from, for messages.
 
     Raises:
-        InputError: While iterating too: if an image cannot be read or differs in size from the first.
+        InputError: While iterating too: if an image cannot be read, has changed, or differs in size from the first.
     """
 
     def __init__(self, files: Sequence[Path], name: str):
         super().__init__(name)
+        self._has_noted_alpha = False
         self.files = list(files)
-        first = _decode(self.files[0])
+        self._status = [file_status(file) for file in self.files]
+        data = _read(self.files[0])
+        first = _decode(self.files[0], data)
         self.size = first.shape[:2]
         self.num_frame = len(self.files)
         self.bit_depth = 8 if first.dtype == np.uint8 else 16
-        if _has_alpha(self.files[0]):
-            self.notes.append(f'{self.files[0]} has an alpha channel, which is dropped.')
+        self._note_alpha(self.files[0], data)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for file in self.files:
-            image = _decode(file)
+        for file, status in zip(self.files, self._status):
+            data = _read(file)
+            image = _decode(file, data)
+            if file_status(file) != status:
+                raise InputError(f'{file} has changed since the images were listed; start over with force.')
             if image.shape[:2] != self.size:
                 (h, w), (first_h, first_w) = image.shape[:2], self.size
                 raise InputError(
                     f'{file} is {w}x{h}, but {self.files[0].name} is {first_w}x{first_h}; all frames need one size.'
                 )
+            self._note_alpha(file, data)
             yield _to_tensor(image)
         self.exhausted = True
 
+    def _note_alpha(self, file: Path, data: bytes) -> None:
+        """Once, of the first image that shows less without its alpha channel."""
+        if not self._has_noted_alpha and _is_transparent(data):
+            self._has_noted_alpha = True
+            self.notes.append(f'{file} has an alpha channel that is not opaque; it is dropped, here and in all others.')
+
     def identity(self) -> dict:
-        listing = ''.join(f'{file.name}\n{file.stat().st_size}\n{file.stat().st_mtime_ns}\n' for file in self.files)
-        return {'images': len(self.files), 'sha256': hashlib.sha256(listing.encode()).hexdigest()}
+        listing = ''.join(
+            f'{file.name}\n{size}\n{changed}\n' for file, (size, changed) in zip(self.files, self._status)
+        )
+        return {'number of images': len(self.files), 'listing': hashlib.sha256(listing.encode()).hexdigest()}
 
 
-def _decode(file: Path) -> np.ndarray:
-    """(h, w) or (h, w, 3) in BGR, of uint8, uint16 or float32."""
+def _read(file: Path) -> bytes:
     try:
-        data = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise InputError(f'{file} cannot be read: {error.strerror}.') from error
+
+
+def _decode(file: Path, data: bytes) -> np.ndarray:
+    """(h, w) or (h, w, 3) in BGR, of uint8, uint16 or float32."""
     image = None
     if data and _is_whole(data):
         with contextlib.suppress(cv2.error):
@@ -106,16 +126,33 @@ def _decode(file: Path) -> np.ndarray:
 
 def _is_whole(data: bytes) -> bool:
     """Whether the end mark is there: OpenCV decodes what there is of a truncated file and leaves the rest grey."""
-    if data.startswith(b'\x89PNG'):
-        return b'IEND' in data[-4096:]
-    if data.startswith(b'\xff\xd8'):
-        return data.rfind(b'\xff\xd9') > len(data) // 2  # a thumbnail ahead of the image has one too
-    return True
+    return is_whole_png(data) if data.startswith(PNG_SIGNATURE) else not is_cut_short(data)
 
 
-def _has_alpha(file: Path) -> bool:
-    image = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    return image is not None and image.ndim == 3 and image.shape[2] in (2, 4)
+def is_whole_png(data: bytes) -> bool:
+    """Whether a PNG goes on to its end mark, and the checksum of each chunk is right."""
+    position = len(PNG_SIGNATURE)
+    while data.startswith(PNG_SIGNATURE) and position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], 'big')
+        if end > len(data) or zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], 'big'):
+            return False
+        if data[position + 4 : position + 8] == b'IEND':
+            return True
+        position = end
+    return False
+
+
+def _is_transparent(data: bytes) -> bool:
+    """Whether an image has an alpha channel that is not opaque everywhere."""
+    if data.startswith((b'\xff\xd8', b'P')):  # JPEG and PNM have none
+        return False
+    if data.startswith(PNG_SIGNATURE) and data[25] not in (4, 6) and b'tRNS' not in data[: data.find(b'IDAT')]:
+        return False
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 3 or image.shape[2] not in (2, 4):
+        return False
+    opaque = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
+    return bool((image[..., -1] != opaque).any())
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
@@ -130,7 +167,7 @@ def _to_tensor(image: np.ndarray) -> Tensor:
 class ImageTarget(Target):
     """A folder of PNGs, called as the source's images, or 00000000.png and so on for a video's frames.
 
-    Each PNG is whole or absent; after an interruption those that are there count.
+    Each PNG is whole or absent; after an interruption those that are there count, up to the first damaged one.
     """
 
     def __init__(self, *args, **kwargs):
@@ -162,6 +199,9 @@ class ImageTarget(Target):
             part.unlink()
         done = 0
         while (self._stems is None or done < len(self._stems)) and self._file(done).is_file():
+            if not is_whole_png(self._file(done).read_bytes()):
+                self.notes.append(f'{self._file(done)} is damaged; it is made again, and what follows it.')
+                break
             done += 1
         return done
 
@@ -172,9 +212,11 @@ class ImageTarget(Target):
     def _write(self, index: int, frame: Tensor) -> None:
         file = self._file(index)
         part = file.with_name(f'.{file.name}.part')
-        with self._disk_errors(file):
-            part.write_bytes(encode_png(frame, self.bit_depth))
+        data = encode_png(frame, self.bit_depth)
+        with self._disk_errors(file, lambda: len(data)):
+            part.write_bytes(data)
             os.replace(part, file)
+        self.num_kept = index + 1
 
     def _finish(self) -> Path:
         return self._frames

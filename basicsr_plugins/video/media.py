@@ -6,10 +6,9 @@ Shape shorthand: h and w height and width of a frame, s the scale.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +16,10 @@ from pathlib import Path
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.files import write_atomically
+from basicsr_plugins.files import disk_error
+from basicsr_plugins.video.work_folder import WorkFolder
 
+LARGEST_DENOMINATOR = 100_000  # of a frame rate: its numerator too stays below the 31 bits of a container's clock
 PRESETS = ['ultrafast', 'superfast', 'veryfast', 'faster', 'fast', 'medium', 'slow', 'slower', 'veryslow', 'placebo']
 
 
@@ -35,7 +36,7 @@ class VideoSettings:
         segment_frames: A video is written in segments of so many frames, each with a key frame first; an interrupted
             run loses less than one of them. Shorter ones lose less and make larger files.
         bit_depth: Of PNGs, 8 or 16; None: 16 where the source has more than 8.
-        fps: Frames per second of a video made from images, as 25, 29.97 or '30000/1001'.
+        fps: Frames per second of a video made from images, as 25, 29.97 or '30000/1001', from 0.001 to 1000.
     """
 
     codec: str = 'h264'
@@ -58,21 +59,33 @@ class VideoSettings:
         self.frame_rate()
 
     def frame_rate(self) -> Fraction:
-        """`fps` as a fraction.
+        """`fps` as the nearest fraction that containers hold: 24000/1001 of 23.976023976023978.
 
         Raises:
-            InputError: If it is no number above zero.
+            InputError: If it is no number from 0.001 to 1000.
         """
         try:
-            rate = Fraction(str(self.fps))
+            rate = Fraction(str(self.fps)).limit_denominator(LARGEST_DENOMINATOR)
         except (ValueError, ZeroDivisionError):
             rate = Fraction(0)
-        if rate <= 0:
-            raise InputError(f'fps is {self.fps!r}, but must be a number above 0, as 25 or 30000/1001.')
+        if not Fraction(1, 1000) <= rate <= 1000:
+            raise InputError(f'fps is {self.fps!r}, but must be a number from 0.001 to 1000, as 25 or 30000/1001.')
         return rate
 
 
-COMPARED = 'compared'  # a file among the parts: the comparison beside the output is complete
+def file_status(file: Path) -> tuple[int, int]:
+    """Size and time of change of a file, which tell it from what replaces it.
+
+    Raises:
+        InputError: If it is no file, or is not there.
+    """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise InputError(f'{file} cannot be read: {error.strerror}.') from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f'{file} cannot be read: it is no file.')
+    return status.st_size, status.st_mtime_ns
 
 
 class Source:
@@ -107,7 +120,7 @@ class Source:
         raise NotImplementedError
 
     def identity(self) -> dict:
-        """What tells this source from another one, as JSON takes it."""
+        """What tells this source from another one, as JSON takes it; taken when it was opened."""
         raise NotImplementedError
 
 
@@ -129,11 +142,13 @@ class Target:
 
     Attributes:
         num_done: Frames that are there already; the first one to be written has this index.
+        num_kept: Frames that an interruption now would leave.
+        work: The folder that it is made in.
         notes: Sentences about what a user should know (streams that are not copied...).
 
     Raises:
         InputError: If the output is there, or parts of it and neither `resume` nor `force` is given, or they were made
-            with other settings or from another source, or they cannot be written.
+            with other settings or from another source, or another process is writing it, or it cannot be written.
     """
 
     def __init__(
@@ -153,22 +168,22 @@ class Target:
         self.settings = settings
         self.force = force
         self.size = tuple(size) if size else (scale * source.size[0], scale * source.size[1])
-        self.parts = self.path.parent / f'.{self.path.name}.parts'
+        self.work = WorkFolder(self.path)
+        self.parts = self.work.path
         self.notes: list[str] = []
         self.num_done = 0
         self.num_written = 0  # including those that were there
         self.closed = False
-        self._state = {
-            'source': source.identity(),
-            'scale': scale,
-            'job': dict(job or {}),
-            **self._state_of_settings(),
-        }
         self._check_free()
         self._check_output()
+        state = {'source': source.identity(), 'scale': scale, 'job': dict(job or {}), **self._state_of_settings()}
         with self._disk_errors(self.parts):
-            self._open_parts(resume)
-            self.num_done = self.num_written = self._find_done()
+            self.work.open(state, resume, force)
+            try:
+                self.num_done = self.num_kept = self.num_written = self._find_done()
+            except BaseException:
+                self.work.release()
+                raise
 
     # what kinds of targets differ in
 
@@ -191,6 +206,10 @@ class Target:
 
     def _discard(self) -> None:
         """Drop what is unfinished."""
+
+    def _size_of_output(self) -> int | None:
+        """Bytes that completing the output takes on the disk, beside what is there."""
+        return None
 
     # what they share
 
@@ -224,14 +243,25 @@ class Target:
             raise InputError(f'{self.path}: nothing was written, for there were no frames.')
         self.closed = True
         try:
-            with self._disk_errors(self.path):
+            with self._disk_errors(self.path, self._size_of_output):
                 finished = self._finish()
                 self._check_free()
                 self._move(finished)
         except BaseException:
             self._discard()
+            self.work.release()
             raise
-        shutil.rmtree(self.parts, ignore_errors=True)
+        self.work.remove()
+
+    def pair_with(self, other: Path | None) -> None:
+        """See `WorkFolder.pair_with`."""
+        with self._disk_errors(self.parts):
+            self.work.pair_with(None if other is None else Path(os.path.abspath(other)))
+
+    def states_folder(self, temp_dir: Path | None) -> Path:
+        """See `WorkFolder.states_folder`."""
+        with self._disk_errors(self.parts):
+            return self.work.states_folder(temp_dir)
 
     def abort(self) -> None:
         """Stop without completing the output; what is finished stays below `parts`."""
@@ -239,8 +269,9 @@ class Target:
             return
         self.closed = True
         self._discard()
-        if self.num_written == 0:
-            shutil.rmtree(self.parts, ignore_errors=True)
+        if self.num_written == 0 and not self.work.has_states():
+            self.work.remove()
+        self.work.release()
 
     def __enter__(self) -> Target:
         return self
@@ -265,36 +296,8 @@ class Target:
         """Refuse to overwrite what this kind of output cannot have made."""
         if self.path.is_dir():
             raise InputError(f'{self.path} is a folder; give the output another name.')
-
-    def _open_parts(self, resume: bool) -> None:
-        file = self.parts / 'state.json'
-        if self.parts.exists() and not file.exists():  # killed while the folder was being made
-            shutil.rmtree(self.parts)
-        if self.parts.exists() and not resume:
-            if not self.force:
-                raise InputError(
-                    f'{self.path}: an interrupted run left {self.parts}; go on from it with resume, '
-                    'or start over with force.'
-                )
-            shutil.rmtree(self.parts)
-        if self.parts.exists():
-            self._compare_state(file)
-            return
-        self.parts.mkdir()
-        write_atomically(file, json.dumps(self._state))
-
-    def _compare_state(self, file: Path) -> None:
-        try:
-            left = json.loads(file.read_text(encoding='utf-8'))
-        except ValueError:
-            raise InputError(f'{file} is damaged; start over with force.') from None
-        wanted = json.loads(json.dumps(self._state))  # tuples become lists
-        for key in sorted({*left, *wanted}):
-            if left.get(key) != wanted.get(key):
-                raise InputError(
-                    f'{self.path}: the interrupted run had another {key} ({left.get(key)}, now {wanted.get(key)}); '
-                    'resume with the same one, or start over with force.'
-                )
+        if self.path.exists() and not self.path.is_file():
+            raise InputError(f'{self.path} is no file; give the output another name.')
 
     def _move(self, finished: Path) -> None:
         """Put the output to its name; a folder there, which cannot be replaced, is moved aside for the moment."""
@@ -310,11 +313,16 @@ class Target:
             raise
 
     @contextlib.contextmanager
-    def _disk_errors(self, path: Path):
-        """Report what the system refuses as one sentence. PyAV's errors with the system's numbers are OSErrors too."""
+    def _disk_errors(self, path: Path, size: Callable[[], int | None] | None = None):
+        """Report what the system refuses as one sentence. PyAV's errors with the system's numbers are OSErrors too.
+
+        Args:
+            path: What is written.
+            size: Counts the bytes that it takes, where they can be known.
+        """
         try:
             yield
         except OSError as error:
             self._discard()
             left = f'; what is finished stays in {self.parts}, go on with resume' if self.num_written else ''
-            raise InputError(f'{path} cannot be written: {error.strerror or error}{left}.') from error
+            raise InputError(f'{disk_error(path, error, size and size())}{left}.') from error

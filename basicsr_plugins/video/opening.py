@@ -38,6 +38,10 @@ def open_source(where: str | os.PathLike, chroma: str = 'nearest') -> Source:
         InputError: If there is nothing, or it is neither.
     """
     path = Path(where)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(
+            f'{where} is neither a file nor a folder, and frames are read more than once; copy them first.'
+        )
     if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
         return VideoSource(path, chroma)
     is_glob = not path.exists() and any(sign in str(where) for sign in '*?[')
@@ -61,6 +65,8 @@ def open_target(
     Raises:
         InputError: As `Target`, and if the name has the suffix of another kind of file.
     """
+    if str(path) == '-':
+        raise InputError('the output - would be a stream, which is not written; name a file or a folder.')
     path = Path(path)
     settings = settings or VideoSettings()
     suffix = path.suffix.lower()

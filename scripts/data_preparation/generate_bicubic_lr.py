@@ -1,31 +1,7 @@
-"""Make MATLAB-bicubic, or blurred, low-resolution clips from ground truth. An interrupted run goes on where it was."""
+"""Make low-resolution clips: see `basicsr_plugins.commands.bicubic_lr`, and `--help`."""
 
-import argparse
-
-from basicsr_plugins.data.bicubic_lr import SCALES, make_bicubic_lr
+from basicsr_plugins.commands.bicubic_lr import main
 from basicsr_plugins.errors import run_script
-
-EXAMPLE = """example:
-  python scripts/data_preparation/generate_bicubic_lr.py datasets/Vid4/GT datasets/Vid4/BIx4 --scale 4
-  python scripts/data_preparation/generate_bicubic_lr.py datasets/Vid4/GT datasets/Vid4/BDx4 --degradation bd_duf
-"""
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('source', help='folder of ground-truth clips')
-    parser.add_argument('output', help='folder to write the low-resolution clips to')
-    parser.add_argument('--scale', type=int, choices=SCALES, default=4, help='default: %(default)s')
-    parser.add_argument('--num-worker', type=int, help='processes; default: one per core')
-    parser.add_argument(
-        '--degradation',
-        help='instead of bicubic: blur and decimation as bd_duf, bd_mmagic or bd_tecogan (see data/bd_lr.py)',
-    )
-    args = parser.parse_args()
-    make_bicubic_lr(args.source, args.output, args.scale, args.num_worker, args.degradation)
-
 
 if __name__ == '__main__':
     run_script(main)

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import random
 import runpy
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +25,7 @@ import cv2
 import numpy as np
 import torch
 import yaml
+from processes import finish, start
 
 from basicsr_plugins.errors import run_script
 from basicsr_plugins.option_file import file_schema
@@ -157,25 +156,12 @@ def train(text: str, folder: Path) -> tuple[int, str]:
     """Train with an option file in a process of its own, in an empty folder; its exit code and standard error."""
     folder.mkdir()
     (folder / 'options.yml').write_text(text, encoding='utf-8')
-    child = os.fork()
-    if child == 0:
-        os.chdir(folder)
-        log = os.open('output.log', os.O_WRONLY | os.O_CREAT)
-        os.dup2(log, 1)
-        os.dup2(os.open('error.log', os.O_WRONLY | os.O_CREAT), 2)
+
+    def work():
         sys.argv = ['train.py', '-opt', 'options.yml']
-        code = 0
-        warnings.simplefilter('ignore')
-        try:
-            runpy.run_module('basicsr.train', run_name='__main__', alter_sys=True)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code, (folder / 'error.log').read_text(errors='replace')
+        runpy.run_module('basicsr.train', run_name='__main__', alter_sys=True)
+
+    return finish(start(work, folder), folder)
 
 
 def weights(folder: Path) -> dict | None:
@@ -225,7 +211,7 @@ def main() -> int:
             if result == 'wrong':
                 print(f'seed {seed}, {said}: exit code {code}\n{error[-2000:]}', flush=True)
     for (kind, result), count in sorted(counts.items()):
-        print(f'{kind:<12} {result:<8} {count:>4}')
+        print(f'| option file, {kind} | {result} | {count} |')
     return int(any(result == 'wrong' for _, result in counts))
 
 

@@ -47,6 +47,8 @@ def test_parameters():
     assert count(deform_groups=4) == 6_973_279
     assert count(coupled_propagation=True) == 6_823_195
     assert count(deform_groups=2, coupled_propagation=True) == 6_885_511
+    assert count(scale=2) == 6_638_619
+    assert count(scale=3) == 6_823_259
 
 
 @torch.no_grad()
@@ -177,13 +179,35 @@ def test_every_parameter_gets_a_gradient():
 
 
 @torch.no_grad()
-def test_without_its_last_convolution_it_is_bilinear():
-    net = small()
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_without_its_last_convolution_it_is_bilinear(scale):
+    net = small(scale=scale)
     torch.nn.init.zeros_(net.upsampler.conv_last.weight)
     torch.nn.init.zeros_(net.upsampler.conv_last.bias)
     x = torch.rand(1, 2, 3, 10, 10)
-    expected = F.interpolate(x[0], scale_factor=4, mode='bilinear', align_corners=False)
+    expected = F.interpolate(x[0], scale_factor=scale, mode='bilinear', align_corners=False)
     torch.testing.assert_close(net(x)[0], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('scale', [2, 3])
+def test_one_stage_of_upsampling(scale):
+    """Sub-pixel by sub-pixel: channel k * s * s + row * s + column of the convolution is a pixel of channel k."""
+    up = small(scale=scale).upsampler
+    frame, backward_state, state = torch.rand(1, 3, 4, 5), torch.randn(1, 8, 4, 5), torch.randn(1, 8, 4, 5)
+    fused = up.upconv1(F.leaky_relu(up.fusion(torch.cat((backward_state, state), 1)), 0.1))
+    feat = torch.zeros(1, 8, 4 * scale, 5 * scale)
+    for row in range(scale):
+        for column in range(scale):
+            feat[:, :, row::scale, column::scale] = fused[:, row * scale + column :: scale**2]
+    enlarged = F.interpolate(frame, scale_factor=scale, mode='bilinear', align_corners=False)
+    feat = F.leaky_relu(up.fusion_x2(torch.cat((F.leaky_relu(feat, 0.1), enlarged), 1)), 0.1)
+    torch.testing.assert_close(up(frame, backward_state, state), up.conv_last(feat) + enlarged)
+
+
+def test_wrong_scale():
+    with pytest.raises(InputError, match=r'scale must be one of \(2, 3, 4\), but is 8'):
+        small(scale=8)
 
 
 def test_says_once_that_flow_starts_untrained(monkeypatch):

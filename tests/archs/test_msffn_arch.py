@@ -51,8 +51,10 @@ def num_param(net):
         ({'num_feat': 64, 'alignment': 'pcd'}, 5_769_955, 5.73e6),
         ({'num_feat': 64, 'fusion': 'direct'}, 3_524_315, None),  # Table VI has no counts
         ({'num_feat': 64, 'fusion': '3d'}, 3_598_171, None),
+        ({'scale': 2}, 8_561_179, None),
+        ({'scale': 3}, 8_849_579, None),
     ],
-    ids=['80', '64', 'none', 'flow', 'tda', 'pcd', 'direct', '3d'],
+    ids=['80', '64', 'none', 'flow', 'tda', 'pcd', 'direct', '3d', 'x2', 'x3'],
 )
 def test_number_of_parameters(arguments, count, published):
     assert num_param(MSFFN(**arguments)) == count
@@ -359,6 +361,27 @@ def test_one_frame_is_a_single_image_network():
     other = MSFFN(**SMALL, num_frame=1, fusion='direct', feedback=False).eval()
     other.load_state_dict(net.state_dict())
     torch.testing.assert_close(other(image.unsqueeze(1)), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('scale', [2, 3])
+def test_one_stage_of_upsampling(scale):
+    """Sub-pixel by sub-pixel: channel k * s * s + row * s + column of the convolution is a pixel of channel k."""
+    net = shaken(MSFFN(**SMALL, num_frame=1, scale=scale))
+    image, feat = torch.rand(1, 3, 4, 5), torch.randn(1, 8, 4, 5)
+    convolved, shuffled = net.upconv1(feat), torch.zeros(1, 8, 4 * scale, 5 * scale)
+    for row in range(scale):
+        for column in range(scale):
+            shuffled[:, :, row::scale, column::scale] = convolved[:, row * scale + column :: scale**2]
+    enlarged = F.interpolate(image, scale_factor=scale, mode='bilinear', align_corners=False)
+    expected = net.conv_last(F.leaky_relu(shuffled, 0.1)) + enlarged
+    torch.testing.assert_close(net.reconstruct(feat, image), expected)
+    assert net(image.unsqueeze(1)).shape == expected.shape
+
+
+def test_wrong_scale():
+    with pytest.raises(InputError, match=r'scale must be one of \(2, 3, 4\), but is 5'):
+        MSFFN(**SMALL, scale=5)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from basicsr_plugins.archs.recurrent import Clip, RecurrentNetwork
+from basicsr_plugins.archs.recurrent import Clip, RecurrentNetwork, run_clip
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference import UpscaleSettings, upscale_frames
 
@@ -141,6 +141,77 @@ def test_a_network_without_backward_pass_waits_for_nothing(x, mode, tmp_path):
     assert net.ahead == 0
 
 
+class LookingAhead(RecurrentNetwork):
+    """No backward pass; upsampling takes the forward states of two frames more, which see a frame ahead themselves."""
+
+    scale = 2
+    num_lookahead = 2
+
+    def __init__(self):
+        super().__init__()
+        self.forward_steps = 0
+
+    def flow(self, frame, other):
+        return (frame - 2 * other)[:, :2]
+
+    def forward_step(self, frame, next_frame, state):
+        self.forward_steps += 1
+        return weighted(frame, state, next_frame)
+
+    def upsample(self, state, next_states, flows_to_next):
+        flows = [flow.sum(1, keepdim=True) for flow in flows_to_next or ()]
+        return weighted(state, *(next_states or ()), *flows).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('mode', ['exact', 'stream'])
+def test_states_ahead(x, mode):
+    """Each is computed once; the engine reads three frames ahead, and gives what one pass gives, also in tiles."""
+    net = LookingAhead()
+    frames, states = [*x.unbind(1), None], [None]
+    for i in range(7):
+        states.append(net.forward_step(frames[i], frames[i + 1], states[-1]))
+    states = states[1:]
+    flows = [[net.flow(frames[i], frames[j]) for j in range(i + 1, min(i + 3, 7))] for i in range(7)]
+    expected = torch.stack([net.upsample(states[i], states[i + 1 : i + 3], flows[i]) for i in range(7)], 1)
+
+    net.forward_steps = 0
+    assert torch.equal(net(x), expected)
+    assert net.forward_steps == 7
+    read = []
+
+    def source():
+        for i, frame in enumerate(x[0]):
+            read.append(i)
+            yield frame
+
+    settings = {'mode': mode, 'segment': 2, 'scene_cuts': False}
+    for i, hr in enumerate(upscale_frames(net, source(), UpscaleSettings(**settings))):
+        assert torch.equal(hr, expected[0, i])
+        assert len(read) == min(i + 4, 7)
+    for tile_settings in ({'tile': 8, 'tile_overlap': 2}, {'skip': 4}):
+        skip = tile_settings.pop('skip', 0)
+        result = list(upscale_frames(net, x[0], UpscaleSettings(**settings, **tile_settings), skip=skip))
+        assert torch.equal(torch.stack(result), expected[0, skip:])
+
+
+def test_looking_ahead_needs_a_number(x):
+    net = LookingAhead()
+    net.num_lookahead = 0
+    with pytest.raises(TypeError, match='takes what lies ahead, but its num_lookahead is not set'):
+        net(x)
+
+
+class Stretching(RecurrentNetwork):
+    def upsample(self, frame):
+        return F.interpolate(frame, scale_factor=1.5)
+
+
+def test_tiles_refuse_a_factor_that_is_not_whole(x):
+    with pytest.raises(InputError, match='must enlarge by a whole factor, but one makes 10x12 of 7x8'):
+        list(upscale_frames(Stretching(), x[0], UpscaleSettings(tile=8, tile_overlap=2, scene_cuts=False)))
+
+
 def test_what_a_pass_has_not_come_from_is_none(net, x):
     """A pass that starts inside a clip takes nothing from beyond its start, as if the clip ended there."""
     clip, shorter = Clip(net, x.unbind(1)), Clip(net, x[:, :4].unbind(1))
@@ -157,8 +228,7 @@ def test_steps_can_be_checkpointed_in_training(net, x):
         steps.append(step.__name__)
         return checkpoint(step, use_reentrant=False, **inputs)
 
-    net.run_step = run_step
-    net(x).square().mean().backward()
+    run_clip(net, x, run_step).square().mean().backward()
     torch.testing.assert_close(net.weight.grad, expected)
     assert [steps.count(name) for name in ('extract', 'flow', 'backward_step', 'forward_step', 'upsample')] == [
         *(7, 12),

@@ -10,7 +10,10 @@ from .training import edit, last_metrics, shrink, train
 
 
 def test_two_processes_equal_one(run, checkout):
-    """gloo, on the CPU, with the same global batch: the same losses, weights and metrics, to float rounding."""
+    """gloo, on the CPU, with the same global batch: the same losses, weights and metrics, to float rounding.
+
+    The two recompute their steps and take their batch in two parts, with the flow network fixed and trained.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     options = checkout / 'options' / 'train_EFAR_REDS_5frames.yml'
@@ -20,8 +23,8 @@ def test_two_processes_equal_one(run, checkout):
         checkout / 'datasets' / 'short' / 'BIx4' / 'city', checkout / 'datasets' / 'short' / 'BIx4' / 'again'
     )
     shutil.copy(options, checkout / 'options' / 'two.yml')
-    edit(options, {'name': 'one', 'datasets:train:batch_size_per_gpu': 2})
-    edit(checkout / 'options' / 'two.yml', {'name': 'two', 'datasets:train:batch_size_per_gpu': 1})
+    edit(options, {'name': 'one', 'datasets:train:batch_size_per_gpu': 4})
+    edit(checkout / 'options' / 'two.yml', {'name': 'two', 'train:accumulate': 2, 'train:checkpointing': True})
     train(run, checkout, options.name)
     launch = ('python', '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port', 29400 + os.getpid() % 500)
     command = ('basicsr/train.py', '-opt', 'options/two.yml', '--launcher', 'pytorch')

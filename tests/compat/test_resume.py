@@ -2,6 +2,8 @@
 
 import copy
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
+from basicsr.train import load_resume_state
 
 from basicsr_plugins.errors import InputError
 
@@ -132,3 +135,27 @@ def test_the_drill(run, tmp_path):
     table = run('python', '-W', 'ignore', drill.__file__, '--count', 5, cwd=tmp_path).stdout
     assert 'wrong type   refused     1' in table
     assert 'same         exact       1' in table
+
+
+HOLDS = """
+import sys
+from basicsr.train import load_resume_state
+opt = {'root_path': '.', 'auto_resume': False, 'path': {'training_states': sys.argv[1]}}
+assert load_resume_state(opt) is None
+print('holds', flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_trainings_of_one_name(tmp_path):
+    """The second is refused as long as the first lives; killed, it leaves nothing that stands in the way."""
+    opt = {'root_path': '.', 'auto_resume': False, 'path': {'training_states': str(tmp_path / 'name' / 'states')}}
+    command = [sys.executable, '-W', 'ignore', '-c', HOLDS, opt['path']['training_states']]
+    first = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == 'holds\n'
+    with pytest.raises(InputError, match=r'another training is writing .*name; wait until it ends, or give this one'):
+        load_resume_state(opt)
+    first.kill()
+    first.communicate()
+    assert load_resume_state(opt) is None
+    assert load_resume_state(opt) is None  # this very process, a second time

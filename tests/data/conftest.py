@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 LENGTHS = {'000': 9, '001': 12, '011': 7, 'long': 20}
+SUFFIXES = {'png': '.lmdb', 'raw': '_raw.lmdb', 'tiles': '_tiles.lmdb'}  # of the LMDBs, by layout
 
 
 def lq_frame(clip_number, frame, h=12, w=16):
@@ -29,19 +30,20 @@ def clip_folders(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def clip_lmdbs(clip_folders, tmp_path_factory):
-    """The same as LMDBs LQ.lmdb and GT.lmdb."""
+    """The same as LMDBs: LQ.lmdb and GT.lmdb of layout png, LQ_raw.lmdb, ..."""
     from basicsr_plugins.data.lmdb_store import pack_lmdb
 
     root = tmp_path_factory.mktemp('lmdbs')
     for kind in ('LQ', 'GT'):
-        pack_lmdb(clip_folders / kind, root / f'{kind}.lmdb', num_worker=0)
+        for layout, suffix in SUFFIXES.items():
+            pack_lmdb(clip_folders / kind, root / f'{kind}{suffix}', num_worker=0, layout=layout)
     return root
 
 
-@pytest.fixture(params=['disk', 'lmdb'])
+@pytest.fixture(params=['disk', *SUFFIXES])
 def train_options(request, clip_folders, clip_lmdbs):
-    """Options of VSRTrainDataset on disk and on LMDBs."""
-    root, suffix = (clip_folders, '') if request.param == 'disk' else (clip_lmdbs, '.lmdb')
+    """Options of VSRTrainDataset on disk and on LMDBs of each layout."""
+    root, suffix = (clip_lmdbs, SUFFIXES[request.param]) if request.param in SUFFIXES else (clip_folders, '')
     return {
         'name': 'clips',
         'type': 'VSRTrainDataset',
@@ -49,7 +51,7 @@ def train_options(request, clip_folders, clip_lmdbs):
         'scale': 4,
         'dataroot_gt': str(root / f'GT{suffix}'),
         'dataroot_lq': str(root / f'LQ{suffix}'),
-        'io_backend': {'type': request.param},
+        'io_backend': {'type': 'disk' if request.param == 'disk' else 'lmdb'},
         'num_frame': 5,
         'gt_size': 32,
         'use_hflip': True,
@@ -59,6 +61,6 @@ def train_options(request, clip_folders, clip_lmdbs):
 
 @pytest.fixture
 def test_options(train_options):
-    """Options of VSRTestDataset on disk and on LMDBs."""
+    """Options of VSRTestDataset on disk and on LMDBs of each layout."""
     kept = ('name', 'scale', 'dataroot_gt', 'dataroot_lq', 'io_backend')
     return {**{key: train_options[key] for key in kept}, 'type': 'VSRTestDataset', 'phase': 'val'}

@@ -85,7 +85,7 @@ def test_interrupted_run_resumes(clips, tmp_path, monkeypatch):
     def interrupted(gt, lq, scale, degradation):
         made.append(lq.relative_to(output).as_posix())
         if len(made) == 4:
-            lq.with_name(f'.{lq.name}.partial').write_bytes(b'half a fra')
+            lq.with_name(f'.{lq.name}.1.part').write_bytes(b'half a fra')
             raise KeyboardInterrupt
         return make_frame(gt, lq, scale, degradation)
 
@@ -101,7 +101,7 @@ def test_interrupted_run_resumes(clips, tmp_path, monkeypatch):
     make_bicubic_lr(clips, tmp_path / 'undisturbed', 2, num_worker=0)
     for path in (tmp_path / 'undisturbed').rglob('0*.png'):
         assert (output / path.relative_to(tmp_path / 'undisturbed')).read_bytes() == path.read_bytes()
-    assert not list(output.rglob('*.partial'))
+    assert not list(output.rglob('*.part'))
 
 
 def test_refuses_to_mix(clips, tmp_path):

@@ -168,7 +168,7 @@ def test_same_seed_same_files_other_seed_other_motion(demo, tmp_path):
         assert (tmp_path / 'other' / path).read_bytes() != (demo / path).read_bytes()
 
 
-def test_whole_dataset_is_left_alone_and_a_damaged_one_is_mended(tmp_path):
+def test_whole_dataset_is_left_alone_and_a_damaged_one_is_made_again(tmp_path):
     root, clips = tmp_path / 'demo', SHORT[:1]
     make_demo_data(root, clips=clips)
     stamp = (root / 'GT' / '001' / '00000000.png').stat().st_mtime_ns

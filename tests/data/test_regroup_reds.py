@@ -103,7 +103,9 @@ def test_link_across_file_systems_is_explained(reds, monkeypatch):
         raise OSError(18, os.strerror(18), str(source), None, str(target))
 
     monkeypatch.setattr(regroup.os, 'link', link)
-    with pytest.raises(InputError, match=r'004 cannot be a link, on another disk than .*val/000; leave out --link'):
+    with pytest.raises(
+        InputError, match=r'004 cannot be a link, on another disk than .*val/000; copy instead of linking'
+    ):
         regroup_reds(*reds, link=True, **SMALL)
 
 

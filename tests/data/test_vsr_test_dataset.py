@@ -7,6 +7,7 @@ import torch
 
 from basicsr_plugins.data.vsr_test_dataset import VSRTestDataset
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import is_cut_short
 
 from .conftest import LENGTHS, lq_frame
 
@@ -63,6 +64,26 @@ def test_frames_of_any_name(tmp_path, test_options):
     assert (item['lq'][:, 0, 0, 0] * 255).round().tolist() == [8, 9, 10]
 
 
+def test_jpeg_cut_short(tmp_path, test_options):
+    """OpenCV before 5 would fill it up with grey; the end mark of a thumbnail ahead of the image is none of its own."""
+    (tmp_path / 'LQ' / 'a').mkdir(parents=True)
+    path = tmp_path / 'LQ' / 'a' / '00000000.jpg'
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    content = cv2.imencode('.jpg', image)[1].tobytes()
+    thumbnail = cv2.imencode('.jpg', image[:16, :16])[1].tobytes()
+    segment = b'\xff\xe1' + (len(thumbnail) + 2).to_bytes(2, 'big') + thumbnail
+    whole = content[:2] + segment + content[2:] + b'what some cameras write behind the image' * 100
+    options = {**test_options, 'dataroot_lq': str(tmp_path / 'LQ'), 'io_backend': {'type': 'disk'}}
+    del options['dataroot_gt']
+    path.write_bytes(whole)
+    assert VSRTestDataset(options)[0]['lq'].shape == (1, 3, 48, 64)
+    for length in (len(segment) + len(content) * 3 // 4, len(whole) - 4002):
+        assert is_cut_short(whole[:length])
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r'00000000\.jpg is damaged'):
+            VSRTestDataset(options)[0]
+
+
 def test_sizes_within_a_clip(tmp_path, test_options):
     (tmp_path / 'LQ' / 'a').mkdir(parents=True)
     for frame, width in enumerate((8, 8, 9)):
@@ -77,6 +98,7 @@ def test_sizes_within_a_clip(tmp_path, test_options):
     ('change', 'message'),
     [
         ({'cache': True}, "there is no key 'cache'; did you mean 'cache_data'?"),
+        ({'num_frame': 7}, 'num_frame has no meaning here, clips are tested whole; leave it out.'),
         ({'val_partition': 'official'}, 'lacks clip 240 of val_partition'),
         ({'val_partition': 'REDS4'}, 'lacks clip 015 of val_partition'),
         ({'dataroot_lq': 'nowhere'}, 'dataroot_lq: there is no folder nowhere'),

@@ -8,7 +8,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.reds_dataset import REDSRecurrentDataset
 
-from basicsr_plugins.data.sampling import Draw, DrawSampler
+from basicsr_plugins.data.sampling import SeededIndex, SeededSampler
 from basicsr_plugins.data.vsr_train_dataset import VSRTrainDataset
 from basicsr_plugins.errors import InputError
 
@@ -28,7 +28,7 @@ def test_samples_are_runs_of_one_clip_cropped_alike(train_options):
     assert len(dataset) == sum(LENGTHS.values())
     steps, orientations = set(), set()
     for index in range(len(dataset)):
-        sample = dataset[Draw(index, (0, index))]
+        sample = dataset[SeededIndex(index, (0, index))]
         assert sample['lq'].shape == (5, 3, 8, 8)
         assert torch.equal(sample['gt'], sample['lq'].repeat_interleave(4, 2).repeat_interleave(4, 3))
         number, frames = frames_of(sample)
@@ -80,7 +80,7 @@ def test_equals_the_toolbox_dataset_for_the_same_random_state(tmp_path, monkeypa
     theirs = REDSRecurrentDataset({**options, 'io_backend': {'type': 'disk'}})
     assert len(ours) == len(theirs) == 100
     for index in range(0, 70, 3):
-        mine = ours[Draw(index, (7, index))]
+        mine = ours[SeededIndex(index, (7, index))]
         random.seed(repr((7, index)))
         reference = theirs[index]
         assert torch.equal(mine['lq'], reference['lq'])
@@ -107,8 +107,8 @@ def test_same_samples_whatever_the_number_of_workers(train_options):
     assert batches(train_options, workers=3) == reference
     assert batches(train_options, workers=0, seed=4) != reference
     assert batches(train_options, workers=0, epoch=2) != reference
-    drawn = [draw for batch in reference for draw in batch]
-    assert len(set(drawn)) > len({key for key, _ in drawn})  # the same key again is another crop
+    samples = [sample for batch in reference for sample in batch]
+    assert len(set(samples)) > len({key for key, _ in samples})  # the same key again is another crop
 
 
 def test_same_samples_over_two_processes(train_options):
@@ -131,15 +131,15 @@ def test_global_random_state_is_left_alone(train_options):
     random.seed(5)
     expected = random.random()
     random.seed(5)
-    dataset[Draw(0, (1, 2, 3))]
+    dataset[SeededIndex(0, (1, 2, 3))]
     assert random.random() == expected
 
 
 def test_sampler_length():
-    sampler = DrawSampler(EnlargedSampler(range(10), 1, 0, 3), seed=0, batch_size=4)
-    draws = list(sampler)
-    assert len(sampler) == len(draws) == 30
-    assert len({draw.seed for draw in draws}) == 30
+    sampler = SeededSampler(EnlargedSampler(range(10), 1, 0, 3), seed=0, batch_size=4)
+    items = list(sampler)
+    assert len(sampler) == len(items) == 30
+    assert len({item.seed for item in items}) == 30
 
 
 @pytest.mark.parametrize(
@@ -307,3 +307,15 @@ def test_loader_without_its_keys(train_options, key):
     del options[key]
     with pytest.raises(InputError, match=f"datasets: clips: the key '{key}' is missing"):
         build_dataloader(dataset, options, num_gpu=0, sampler=EnlargedSampler(dataset, 1, 0), seed=0)
+
+
+def test_presets_of_degradation_in_training(train_options):
+    """LR patches of a film: another one than bicubic, of 8 bits, the same for the same seed, and not for another."""
+    options = {key: value for key, value in train_options.items() if key != 'dataroot_lq'}
+    dataset = VSRTrainDataset({**options, 'degradation': 'film'})
+    first, again, other = (dataset[SeededIndex(0, seed)]['lq'] for seed in ((0, 0, 1), (0, 0, 1), (0, 0, 2)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(first, (first * 255).round() / 255)
+    with pytest.raises(InputError, match="no degradation 'fil'; did you mean 'film'"):
+        VSRTrainDataset({**options, 'degradation': 'fil'})

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from basicsr.archs import build_network
+from basicsr.models import build_model
 
 from basicsr_plugins.benchmark.machine import PeakMemory
 from basicsr_plugins.benchmark.profile import seconds_per_frame
+from basicsr_plugins.errors import RunError
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
 
@@ -81,6 +83,83 @@ def test_training_lowers_the_loss():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def training_model(tmp_path, **train):
+    torch.manual_seed(0)
+    return build_model(
+        {
+            'name': 'experiment',
+            'model_type': 'VSRModel',
+            'num_gpu': 1,
+            'is_train': True,
+            'dist': False,
+            'rank': 0,
+            'scale': 4,
+            'network_g': {'type': 'EFAR', **NETWORKS['EFAR']},
+            'path': {'models': str(tmp_path), 'training_states': str(tmp_path), 'log': str(tmp_path)},
+            'train': {
+                'optim_g': {'type': 'Adam', 'lr': 1e-3},
+                'scheduler': {'type': 'MultiStepLR', 'milestones': [100]},
+                'total_iter': 100,
+                'pixel_opt': {'type': 'CharbonnierLoss', 'eps': 1e-16},
+                'ema_decay': 0.9,
+                **train,
+            },
+        }
+    )
+
+
+def training_sample():
+    torch.manual_seed(0)
+    return {'lq': torch.rand(2, 3, 3, 64, 64).cuda(), 'gt': torch.rand(2, 3, 3, 256, 256).cuda()}
+
+
+@pytest.mark.parametrize('amp', ['none', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('checkpointing', [False, True])
+def test_iterations_do_not_wait_for_the_device(tmp_path, amp, checkpointing):
+    """In any precision the losses are near float32's; looking at them in the log is what waits."""
+    losses = {}
+    for precision in ('none', amp):
+        model = training_model(tmp_path, amp=precision, checkpointing=checkpointing, accumulate=2, grad_clip=1.0)
+        losses[precision] = []
+        for current_iter in range(1, 7):
+            torch.cuda.set_sync_debug_mode('error' if current_iter > 2 else 'default')
+            try:
+                model.feed_data(training_sample())
+                model.optimize_parameters(current_iter)
+            finally:
+                torch.cuda.set_sync_debug_mode('default')
+            losses[precision].append(model.get_current_log()['l_pix'])
+    assert losses[amp][-1] < losses[amp][0]
+    assert losses[amp][0] == pytest.approx(losses['none'][0], rel=1e-2)
+
+
+def test_scale_of_float16_is_resumed(tmp_path):
+    model = training_model(tmp_path, amp='float16')
+    model.scaler.load_state_dict({**model.scaler.state_dict(), 'scale': 1024.0})
+    model.feed_data(training_sample())
+    model.optimize_parameters(1)
+    model.save(epoch=0, current_iter=1)
+    resumed = training_model(tmp_path, amp='float16')
+    resumed.resume_training(torch.load(tmp_path / '1.state', weights_only=True))
+    assert resumed.scaler.get_scale() == 1024.0
+    assert resumed.scaler.state_dict() == model.scaler.state_dict()
+
+
+@pytest.mark.parametrize('amp', ['none', 'float16'])
+def test_steps_that_are_not_finite_are_skipped(tmp_path, amp):
+    model = training_model(tmp_path, amp=amp, max_skipped=3)
+    bad = training_sample()
+    bad['gt'][0, 0, 0, 0, 0] = float('nan')
+    before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
+    for current_iter in (1, 2, 3):
+        model.feed_data(bad)
+        model.optimize_parameters(current_iter)
+    for name, value in model.net_g.state_dict().items():
+        assert torch.equal(value, before[name])
+    with pytest.raises(RunError, match='training diverged: at iteration 3'):
+        model.get_current_log()
 
 
 def test_cost_is_measured():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from basicsr_plugins.inference.tiles import split_into_tiles
 from basicsr_plugins.models.restoration import restore_frames
 
 from .networks import OTHERS, Recurrent, film, small_network, upscale
@@ -65,6 +66,22 @@ def test_tiles_show_no_borders(name):
     tiled = upscale(net, clip, segment=4, tile=24, tile_overlap=24)
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
     assert (upscale(net, clip, segment=4, tile=24, tile_overlap=0) - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ('size', 'tile', 'overlap', 'multiple'), [(61, 24, 5, 4), (8, 8, 3, 16), (37, 11, 0, 2), (50, 13, 7, 1)]
+)
+def test_tiles_lie_on_the_grid(size, tile, overlap, multiple):
+    """They cover the frame once; what they begin and end at, with their borders, divides but at the frame's end."""
+    tiles = split_into_tiles((size, 1), tile, overlap, multiple)
+    inner = [one.inner[0] for one in tiles]
+    assert [0, *(rows.stop for rows in inner)] == [*(rows.start for rows in inner), size]
+    for rows, outer in ((one.inner[0], one.outer[0]) for one in tiles):
+        assert 0 < rows.stop - rows.start <= max(tile, multiple)
+        assert outer.start <= max(rows.start - overlap, 0)
+        assert outer.stop >= min(rows.stop + overlap, size)
+        for end in (rows.start, outer.start, *(stop for stop in (rows.stop, outer.stop) if stop < size)):
+            assert end % multiple == 0
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
 """Which network: how it is named, and that its weights are the right ones."""
 
+import logging
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from basicsr_plugins.archs import vsr_modules
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.models.entries import NetworkEntry, bicubic, parse_network, read_network_list
 
@@ -249,6 +251,61 @@ class TestWeights:
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(InputError, match=f'{path} is not a checkpoint'):
             NetworkEntry('', TINY, str(path)).build()
+
+    @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+    def test_values_that_are_not_finite(self, tmp_path, value):
+        state = weights(1.0)
+        state['conv_hr.weight'][3, 1, 2, 2] = value
+        path = save({'params': state}, tmp_path / 'net.pth')
+        with pytest.raises(InputError, match=r'net\.pth: conv_hr\.weight has values that are NaN or infinite'):
+            NetworkEntry('', TINY, path).build()
+
+    @pytest.mark.parametrize(
+        ('value', 'message'),
+        [
+            ('text', 'conv_hr.weight is str in it, and no tensor'),
+            (None, 'conv_hr.weight is NoneType in it, and no tensor'),
+            (lambda like: like.to(torch.complex64), 'conv_hr.weight is torch.complex64'),
+            (lambda like: like.to_sparse(), 'torch.sparse_coo in it, and no plain tensor'),
+        ],
+    )
+    def test_values_that_are_no_tensors(self, tmp_path, value, message):
+        state = weights(1.0)
+        if callable(value):
+            value = value(state['conv_hr.weight'])
+        path = save({'params': {**state, 'conv_hr.weight': value}}, tmp_path / 'net.pth')
+        with pytest.raises(InputError, match=re.escape(message)):
+            NetworkEntry('', TINY, path).build()
+
+    def test_keys_that_are_no_text(self, tmp_path):
+        path = save({'params': {**weights(1.0), 7: torch.zeros(1)}}, tmp_path / 'net.pth')
+        with pytest.raises(InputError, match='the network has no 7'):
+            NetworkEntry('', TINY, path).build()
+
+    def test_a_flipped_byte_anywhere(self, tmp_path):
+        """The weights are the very ones, or the file is refused; PyTorch itself loads other weights without a word."""
+        path = Path(save({'params': weights(1.0)}, tmp_path / 'net.pth'))
+        data, silent = path.read_bytes(), 0
+        for position in range(0, len(data), 211):
+            path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
+            try:
+                assert built_value(NetworkEntry('', TINY, str(path))) == 1.0
+            except InputError:
+                pass
+            else:
+                silent += 1
+        assert silent < len(data) / 211 / 4  # padding, and what the archive says twice
+
+    def test_no_warning_of_untrained_flow_where_a_checkpoint_brings_it(self, tmp_path, caplog, monkeypatch):
+        options = {'type': 'EFAR', 'num_feat': 4, 'num_block': 1}
+        monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+        vsr_modules._say_flow_starts_untrained.cache_clear()
+        path = save({'params': NetworkEntry('', options).build().state_dict()}, tmp_path / 'net.pth')
+        assert vsr_modules.FLOW_STARTS_UNTRAINED in caplog.messages
+        vsr_modules._say_flow_starts_untrained.cache_clear()
+        caplog.clear()
+        NetworkEntry('', options, path).build()
+        assert caplog.messages == []
 
     def test_a_checkpoint_makes_the_file_of_spynet_unnecessary(self, tmp_path):
         options = {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}

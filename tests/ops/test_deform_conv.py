@@ -49,17 +49,17 @@ def make_case(case, dtype=torch.float64, spread=1.5, seed=0):
     )
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(*shape):
+    def sample(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     taps = deform_groups * kernel[0] * kernel[1]
-    offset = ((draw(b, 2 * taps, h_out, w_out) * spread * 8).floor() + 0.5) / 8
+    offset = ((sample(b, 2 * taps, h_out, w_out) * spread * 8).floor() + 0.5) / 8
     inputs = [
-        draw(b, c, *size),
+        sample(b, c, *size),
         offset,
-        draw(b, taps, h_out, w_out).sigmoid(),
-        draw(o, c // groups, *kernel),
-        draw(o),
+        sample(b, taps, h_out, w_out).sigmoid(),
+        sample(o, c // groups, *kernel),
+        sample(o),
     ]
     options = {
         'stride': stride,

@@ -108,7 +108,7 @@ def test_sheet_shows_each_picture_and_its_enlarged_window():
         assert np.array_equal(crop[::4, ::4], picture[8:20, 20:36])
         assert np.array_equal(crop[3::4, 3::4], picture[8:20, 20:36])
         assert sheet[:label, left : left + 64].max() == 255  # the label
-    assert len({picture.tobytes() for picture in pictures.values()}) == 3  # none was drawn on
+    assert len({picture.tobytes() for picture in pictures.values()}) == 3  # none was written on
 
 
 # ---------------------------------------------------------------- the job

@@ -15,7 +15,8 @@ import torch
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.video.colour import Colour, frame_to_rgb, guess_matrix, rgb_to_frame, yuv_format
-from basicsr_plugins.video.opening import VideoSettings, VideoTarget, open_source, open_target
+from basicsr_plugins.video.film_join import Joining
+from basicsr_plugins.video.opening import VideoSettings, open_source, open_target
 
 FAST = VideoSettings(preset='ultrafast', segment_frames=5)
 BT709, BT601, BT2020 = 1, 6, 9
@@ -445,6 +446,7 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, codec):
 
 SLOW_RUN = """
 import sys, time
+from basicsr_plugins.video.film_join import Joining
 from basicsr_plugins.video.opening import VideoSettings, open_source, open_target
 source = open_source(sys.argv[1])
 with open_target(sys.argv[2], source, 4, VideoSettings(preset='ultrafast', segment_frames=5), resume=True) as target:
@@ -482,12 +484,12 @@ def test_nothing_is_overwritten_or_mixed(tmp_path):
     out.unlink()
     with pytest.raises(InputError, match='interrupted run left'):
         open_target(out, source, 4, FAST)
-    with pytest.raises(InputError, match='another crf'):
+    with pytest.raises(InputError, match='crf is 20 now, but was 18'):
         open_target(out, source, 4, VideoSettings(preset='ultrafast', segment_frames=5, crf=20), resume=True)
-    with pytest.raises(InputError, match='another job'):
+    with pytest.raises(InputError, match='network is BasicVSR now, but was EFAR'):
         open_target(out, source, 4, FAST, resume=True, job={'network': 'BasicVSR'})
     other = open_source(make_video(tmp_path / 'other.mp4', moving(8)))
-    with pytest.raises(InputError, match='another source'):
+    with pytest.raises(InputError, match=r'film is other\.mp4 now, but was in\.mp4'):
         open_target(out, other, 4, FAST, resume=True, job={'network': 'EFAR'})
     assert upscale(source, out, resume=True, job={'network': 'EFAR'}).num_done == 5
     assert len(decoded(out)[0]) == 8
@@ -506,9 +508,9 @@ def test_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
         upscale(source, out, before=fill)
     assert not out.exists()
     with monkeypatch.context() as patch:
-        join = VideoTarget._join
-        patch.setattr(VideoTarget, '_join', lambda target, joined: join(target, Path('/dev/full')))
-        with pytest.raises(InputError, match=rf'out\.mkv.*{os.strerror(errno.ENOSPC)}'):
+        join = Joining.write
+        patch.setattr(Joining, 'write', lambda joining, joined: join(joining, Path('/dev/full')))
+        with pytest.raises(InputError, match=rf'out\.mkv.*{os.strerror(errno.ENOSPC)}; it takes .* MiB are free'):
             upscale(source, out, resume=True)
     assert upscale(source, out, resume=True).num_done == 12
     assert len(decoded(out)[0]) == 12

@@ -1,0 +1,278 @@
+"""BasicAVSR: video super-resolution to any size, also by different factors for height and width.
+
+Paper: Shang et al., "BasicAVSR: Arbitrary-Scale Video Super-Resolution via Image Priors and Enhanced Motion
+Compensation", arXiv 2510.26149, 2025. This is an independent reading, not a reproduction: neither the paper's text
+beyond a description of it nor its code was on hand. It joins that description [seed] with the code of the authors'
+earlier network ST-AVSR (ECCV 2024, arXiv 2407.09919) and of IART (CVPR 2024) [code]; what none of them says is decided
+here [ours].
+
+- Prior [seed: a Laplacian pyramid, its bands resized, weighted, summed and put beside the frame]: four levels, weights
+  for each level and colour that start at one [ours]. `frequency_prior.py`.
+- Extraction: a convolution and two residual blocks, so that the default has the published 6.2 M parameters [ours].
+- Flow: SpyNet [seed]; ST-AVSR has PWC-Net.
+- Propagation [seed: three forms; code: 15 residual blocks, 64 channels, the fusion of both directions]. The form with
+  lookahead aligns the forward states of the next frames to the frame's own, and fuses them by attention over frames at
+  each pixel, a light form of ST-AVSR's [ours]; it takes no frames that do not exist, where ST-AVSR reflects the clip.
+- Motion compensation [seed: flow, a search in a window by attention, residual offsets and masks]: attention as IART's
+  [code], with eight heads; then deformable convolution of BasicVSR++'s form; their sum [ours]. "Second order" is read
+  as the second, correcting stage. `motion_compensation.py`.
+- Upsampling as in ST-AVSR [seed, code], its positions computed from integers [ours]: its floats put a centre on the
+  border of two pixels, at x2.5 every fifth, to either side. `hyper_upsampling.py`.
+- H = round(scale * h), halves up; the scale that counts is then H / h [ours].
+- Trunks and fusion start as He's times 0.2 [code].
+
+Parameters: bidirectional 6,194,283; lookahead 5,020,971; unidirectional 4,343,803; the paper says 6.2 M and not of
+which form. The total is met by the choice of the extraction, and is no evidence for the rest.
+
+On a frame of one colour the output repeats with the kernels, every four pixels at x4, away from the borders: that it is
+of one colour is learnt.
+
+Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame, H and W of the HR frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from basicsr.archs.arch_util import default_init_weights
+from basicsr.archs.basicvsr_arch import ConvResidualBlocks
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from basicsr_plugins.archs.frequency_prior import FrequencyPrior
+from basicsr_plugins.archs.hyper_upsampling import HyperUpsampler
+from basicsr_plugins.archs.motion_compensation import SecondOrderMotionCompensation
+from basicsr_plugins.archs.recurrent import RecurrentNetwork
+from basicsr_plugins.archs.vsr_modules import build_spynet
+from basicsr_plugins.errors import InputError
+
+MAX_SCALE = 16
+UPSAMPLE_INPUTS = {  # by the form of propagation
+    'bidirectional': ('frame', 'state', 'backward_state'),
+    'lookahead': ('frame', 'state', 'next_states', 'flows_to_next'),
+    'unidirectional': ('frame', 'state'),
+}
+
+
+@ARCH_REGISTRY.register()
+class BasicAVSR(RecurrentNetwork):
+    """BasicAVSR.
+
+    Args:
+        num_feat: Channels of the features.
+        num_block: Residual blocks in each direction.
+        num_extract_block: Residual blocks of the extraction.
+        num_upsample_block: Residual blocks before upsampling.
+        propagation: `bidirectional`; `unidirectional`, which sees no later frame; `lookahead`, which sees a few.
+        num_lookahead: How many, with `lookahead`.
+        window_size: Side of the window that is searched around the flow, in pixels, even.
+        num_head: Heads of the search's attention; divides `num_feat`.
+        deform_groups: Groups of channels that share an offset; divides `num_feat`.
+        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal, where `output_size` is not set.
+        spynet_path: SpyNet weights in the format of BasicSR's `SpyNet(load_path)`; without, flow starts untrained.
+
+    Attributes:
+        output_size: H and W of the frames that a run gives; None: by `scale`.
+
+    Raises:
+        InputError: If an argument is out of its range, or `spynet_path` does not hold SpyNet weights.
+    """
+
+    def __init__(
+        self,
+        num_feat: int = 64,
+        num_block: int = 15,
+        num_extract_block: int = 2,
+        num_upsample_block: int = 15,
+        propagation: str = 'bidirectional',
+        num_lookahead: int = 2,
+        window_size: int = 2,
+        num_head: int = 8,
+        deform_groups: int = 16,
+        scale: float | Sequence[float] = 4,
+        spynet_path: str | None = None,
+    ):
+        super().__init__()
+        _check(num_feat, propagation, num_lookahead, window_size, num_head, deform_groups)
+        self.scale = _checked_scale(scale)
+        self.output_size = None
+        self.num_feat = num_feat
+        self.propagation = propagation
+        self.num_lookahead = num_lookahead if propagation == 'lookahead' else 0
+
+        def compensation():
+            return SecondOrderMotionCompensation(num_feat, window_size, num_head, deform_groups)
+
+        self.spynet = build_spynet(spynet_path)
+        self.prior = FrequencyPrior()
+        self.extractor = ConvResidualBlocks(6, num_feat, num_extract_block)
+        self.forward_propagation = Propagation(num_feat, num_block, compensation())
+        if propagation == 'bidirectional':
+            self.backward_propagation = Propagation(num_feat, num_block, compensation())
+        if propagation == 'lookahead':
+            self.lookahead = LookaheadFusion(num_feat, compensation())
+        if propagation != 'unidirectional':
+            self.fusion = nn.Sequential(
+                nn.Conv2d(2 * num_feat, 2 * num_feat, 3, 1, 1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(2 * num_feat, num_feat, 3, 1, 1),
+            )
+            default_init_weights(self.fusion, 0.2)
+        self.upsampler = HyperUpsampler(num_feat, num_upsample_block)
+
+    def has_step(self, step: str) -> bool:
+        """Only the bidirectional form has a backward pass."""
+        return super().has_step(step) and (step != 'backward_step' or self.propagation == 'bidirectional')
+
+    def step_inputs(self, step: str) -> tuple[str, ...]:
+        return UPSAMPLE_INPUTS[self.propagation] if step == 'upsample' else super().step_inputs(step)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Upscale a clip, frame by frame.
+
+        Args:
+            x: (b, t, 3, h, w), RGB in [0, 1]; any t, h and w.
+            size: H and W; None: `output_size`, or by `scale`.
+
+        Returns:
+            (b, t, 3, H, W).
+
+        Raises:
+            InputError: If `x` has another shape, or the size is smaller than the frames or over 16 times as large.
+        """
+        before = self.output_size
+        self.output_size = before if size is None else size
+        try:
+            return super().forward(x)
+        finally:
+            self.output_size = before
+
+    def target_size(self, h: int, w: int) -> tuple[int, int]:
+        """H and W for frames of h x w.
+
+        Raises:
+            InputError: If `output_size` is smaller than the frames or over 16 times as large.
+        """
+        if self.output_size is None:
+            scales = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+            return tuple(math.floor(scale * length + 0.5) for scale, length in zip(scales, (h, w)))
+        height, width = self.output_size
+        if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
+            raise InputError(
+                f'BasicAVSR makes frames of {w}x{h} up to {MAX_SCALE} times as large, not {width}x{height} of them.'
+            )
+        return height, width
+
+    def extract(self, frame: Tensor) -> Tensor:
+        return self.extractor(self.prior(frame))
+
+    def flow(self, frame: Tensor, other: Tensor) -> Tensor:
+        return self.spynet(frame, other)
+
+    def backward_step(self, feat: Tensor, state: Tensor | None, flow_to_next: Tensor | None) -> Tensor:
+        return self.backward_propagation(feat, state, flow_to_next)
+
+    def forward_step(self, feat: Tensor, state: Tensor | None, flow_to_previous: Tensor | None) -> Tensor:
+        return self.forward_propagation(feat, state, flow_to_previous)
+
+    def upsample(
+        self,
+        frame: Tensor,
+        state: Tensor,
+        backward_state: Tensor | None = None,
+        next_states: tuple[Tensor, ...] | None = None,
+        flows_to_next: tuple[Tensor, ...] | None = None,
+    ) -> Tensor:
+        """(b, 3, H, W); which of the states there are depends on the form of propagation."""
+        if self.propagation == 'bidirectional':
+            state = self.fusion(torch.cat((state, backward_state), dim=1))
+        elif self.propagation == 'lookahead':
+            ahead = self.lookahead(state, next_states, flows_to_next)
+            state = self.fusion(torch.cat((state, ahead), dim=1))
+        return self.upsampler(state, frame, self.target_size(*frame.shape[-2:]))
+
+
+class Propagation(nn.Module):
+    """One step of one direction: the neighbour's state, aligned, with the feature through residual blocks.
+
+    Args:
+        num_feat: Channels of features and state.
+        num_block: Residual blocks.
+        compensation: The alignment.
+    """
+
+    def __init__(self, num_feat: int, num_block: int, compensation: SecondOrderMotionCompensation):
+        super().__init__()
+        self.compensation = compensation
+        self.trunk = ConvResidualBlocks(2 * num_feat, num_feat, num_block)
+        default_init_weights(self.trunk, 0.2)
+
+    def forward(self, feat: Tensor, state: Tensor | None, flow: Tensor | None) -> Tensor:
+        """The state of the current frame; a state that does not exist (None) contributes zeros.
+
+        Args:
+            feat: (b, c, h, w), feature of the current frame.
+            state: (b, c, h, w), of the neighbour.
+            flow: (b, 2, h, w), from the current frame to the neighbour, in pixels, channel 0 = x.
+
+        Returns:
+            (b, c, h, w).
+        """
+        aligned = torch.zeros_like(feat) if state is None else self.compensation(feat, state, flow)
+        return self.trunk(torch.cat((feat, aligned), dim=1))
+
+
+class LookaheadFusion(nn.Module):
+    """The states of the next frames, aligned to the current frame's and weighted by how they match it at each pixel.
+
+    Args:
+        num_feat: Channels of the states.
+        compensation: The alignment, one for all frames.
+    """
+
+    def __init__(self, num_feat: int, compensation: SecondOrderMotionCompensation):
+        super().__init__()
+        self.compensation = compensation
+        self.query = nn.Conv2d(num_feat, num_feat, 1)
+        self.key = nn.Conv2d(num_feat, num_feat, 1)
+
+    def forward(
+        self, state: Tensor, next_states: tuple[Tensor, ...] | None, flows: tuple[Tensor, ...] | None
+    ) -> Tensor:
+        """Zeros where there are no next frames (None).
+
+        Args:
+            state: (b, c, h, w), of the current frame.
+            next_states: (b, c, h, w) each.
+            flows: (b, 2, h, w) each, from the current frame to those, in pixels, channel 0 = x.
+
+        Returns:
+            (b, c, h, w).
+        """
+        if next_states is None:
+            return torch.zeros_like(state)
+        aligned = [self.compensation(state, ahead, flow) for ahead, flow in zip(next_states, flows)]
+        query = self.query(state) / math.sqrt(state.size(1))
+        match = torch.stack([(query * self.key(one)).sum(1, keepdim=True) for one in aligned])  # (j, b, 1, h, w)
+        return (match.softmax(dim=0).to(state.dtype) * torch.stack(aligned)).sum(dim=0)
+
+
+def _check(num_feat, propagation, num_lookahead, window_size, num_head, deform_groups):
+    if propagation not in UPSAMPLE_INPUTS:
+        raise InputError(f'BasicAVSR: propagation must be one of {", ".join(UPSAMPLE_INPUTS)}, but is {propagation!r}.')
+    if num_lookahead < 1:
+        raise InputError(f'BasicAVSR: num_lookahead must be 1 or more, but is {num_lookahead}.')
+    if window_size < 2 or window_size % 2:
+        raise InputError(f'BasicAVSR: window_size must be even, 2 or more, but is {window_size}.')
+    for name, divisor in (('2', 2), ('num_head', num_head), ('deform_groups', deform_groups)):
+        if divisor < 1 or num_feat % divisor:
+            raise InputError(f'BasicAVSR: {name} ({divisor}) must divide num_feat ({num_feat}).')
+
+
+def _checked_scale(scale: float | Sequence[float]) -> float | tuple[float, float]:
+    scales = (scale,) if isinstance(scale, (int, float)) else tuple(scale)
+    if len(scales) not in (1, 2) or not all(1 <= one <= MAX_SCALE for one in scales):
+        raise InputError(f'BasicAVSR: scale must be a factor from 1 to {MAX_SCALE}, or two, but is {scale}.')
+    return scale if isinstance(scale, (int, float)) else scales

@@ -1,0 +1,206 @@
+"""From ground truth to low resolution, whole clips at a time: MATLAB's bicubic, and what happens to real films.
+
+`degradation:` in an option file is the name of a preset (`realbasicvsr`: section 3.3 of "Investigating Tradeoffs in
+Real-World Video Super-Resolution", Chan et al., CVPR 2022; `film`: milder, for ordinary compressed films) or a list of
+steps, each with its `type`, perhaps the probability `prob` that a clip undergoes it, and what differs from
+`degradation_presets.DEFAULTS`:
+
+    degradation:
+      - {type: blur, prob: 0.5, sigma: [0.2, 1.0]}
+      - {type: shrink, filters: [area, bicubic]}
+      - {type: video, codecs: {libx264: 1}, crf: [20, 30]}
+
+Shapes: t frames, (h, w) GT size, s the scale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, check_convention
+from basicsr_plugins.data.degradation_presets import DEFAULTS, PRESETS
+from basicsr_plugins.data.degradation_steps import FILTERS, KERNELS, apply_steps
+from basicsr_plugins.data.degradation_video import DECODERS, SPEEDS
+from basicsr_plugins.errors import InputError, check_keys, suggest
+
+NAMES = {  # what the keys that list names may hold
+    ('blur', 'kinds'): KERNELS,
+    ('resize', 'directions'): ('up', 'down', 'keep'),
+    ('resize', 'filters'): FILTERS,
+    ('shrink', 'filters'): (*FILTERS, 'imresize'),
+    ('video', 'codecs'): DECODERS,
+    ('video', 'speed'): SPEEDS,
+}
+
+
+def read_degradation(where: str, option: str | Sequence[Mapping]) -> list[dict]:
+    """Check the option `degradation` and complete it.
+
+    Args:
+        where: Name of the section for messages, as in `datasets: REDS`.
+        option: Name of a preset, or a list of steps.
+
+    Returns:
+        Steps with all their keys, for `degrade_clip`.
+
+    Raises:
+        InputError: A preset, a step, a key or a name in it is unknown, a probability or a range is impossible.
+    """
+    where = f'{where}: degradation'
+    if isinstance(option, str):
+        if option not in PRESETS:
+            raise InputError(f'{where}: there is no preset {option!r}; {suggest(option, PRESETS)}')
+        option = PRESETS[option]
+    if not isinstance(option, Sequence) or not option:
+        raise InputError(f'{where} must be the name of a preset or a list of steps, but is {option!r}.')
+    return [_read_step(f'{where}: step {number}', step) for number, step in enumerate(option, 1)]
+
+
+def _read_step(where: str, step: Mapping) -> dict:
+    if not isinstance(step, Mapping) or 'type' not in step:
+        raise InputError(f'{where}: a step must have a type, as in {{type: blur}}, but is {step!r}.')
+    kind = step['type']
+    if kind not in DEFAULTS:
+        raise InputError(f'{where}: there is no type {kind!r}; {suggest(kind, DEFAULTS)}')
+    where = f'{where} ({kind})'
+    check_keys(where, step, ['type'], ['prob', *DEFAULTS[kind]])
+    complete = {'prob': 1.0, **DEFAULTS[kind], **step}
+    if not isinstance(complete['prob'], (int, float)) or not 0 <= complete['prob'] <= 1:
+        raise InputError(f'{where}: prob must lie in [0, 1], but is {complete["prob"]}.')
+    for key, default in DEFAULTS[kind].items():
+        _check_value(f'{where}: {key}', complete[key], default, NAMES.get((kind, key)))
+    if kind == 'blur' and not all(isinstance(side, int) and side % 2 for side in complete['size']):
+        raise InputError(f'{where}: size must be a range of odd whole numbers, but is {complete["size"]}.')
+    if kind == 'video' and (complete['crf'] is None) == (complete['bit_rate'] is None):
+        raise InputError(f'{where}: give either crf or bit_rate, and set the other to ~.')
+    if kind == 'shuffle':
+        if not complete['groups']:
+            raise InputError(f'{where}: groups must hold lists of steps.')
+        complete['groups'] = [
+            [_read_step(f'{where}: step {number}', inner) for number, inner in enumerate(group, 1)]
+            for group in complete['groups']
+        ]
+    return complete
+
+
+def _check_value(where: str, value, default, names) -> None:
+    """Names must be known; what is a range by default must be one."""
+    if names is not None:
+        for name in value:
+            if name not in names:
+                raise InputError(f'{where}: there is no {name!r}; {suggest(name, names)}')
+        if not value or (isinstance(value, Mapping) and (min(value.values()) < 0 or not sum(value.values()))):
+            raise InputError(f'{where} must name at least one with a weight above 0, but is {value!r}.')
+        return
+    is_range = isinstance(default, list) or where.endswith((': omega', ': bit_rate'))
+    if (
+        is_range
+        and value is not None
+        and not (isinstance(value, Sequence) and len(value) == 2 and value[0] <= value[1])
+    ):
+        raise InputError(f'{where} must be a range [low, high], but is {value!r}.')
+
+
+def lq_maker(where: str, option: str | Sequence[Mapping], scale: int) -> Callable[..., Tensor]:
+    """What makes LQ patches of GT patches in training: a convention of `bd_lr`, a preset, or a list of steps.
+
+    Args:
+        where, option: As in `read_degradation`; `option` may also be a name of `bd_lr.CONVENTIONS`.
+        scale: s.
+
+    Returns:
+        (gt, rng) -> lq, (t, 3, h, w) -> (t, 3, h / s, w / s), RGB in [0, 1].
+
+    Raises:
+        InputError: As `read_degradation`, or if a convention is not defined for the scale.
+    """
+    known = (*CONVENTIONS, *PRESETS)
+    if isinstance(option, str) and option not in known:
+        raise InputError(f'{where}: there is no degradation {option!r}; {suggest(option, known)}')
+    if isinstance(option, str) and option in CONVENTIONS:
+        check_convention(option, scale)
+        return partial(_make_blurred, name=option, scale=scale)
+    return partial(_make_degraded, steps=read_degradation(where, option), scale=scale)
+
+
+def _make_blurred(gt: Tensor, rng: np.random.Generator, name: str, scale: int) -> Tensor:
+    return bd_downsample(gt, name, scale)
+
+
+def _make_degraded(gt: Tensor, rng: np.random.Generator, steps: Sequence[Mapping], scale: int) -> Tensor:
+    frames = (gt * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    lq = degrade_clip(np.ascontiguousarray(frames), steps, rng, scale)
+    return torch.from_numpy(np.ascontiguousarray(lq)).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def degrade_clip(frames: np.ndarray, steps: Sequence[Mapping], rng: np.random.Generator, scale: int) -> np.ndarray:
+    """Make the low resolution of a clip.
+
+    Args:
+        frames: (t, h, w, 3) RGB uint8; h and w divisible by `scale`.
+        steps: From `read_degradation`.
+        rng: Decides everything.
+        scale: s.
+
+    Returns:
+        (t, h / s, w / s, 3) RGB uint8. What the steps leave at another size is resized (`area`).
+
+    Raises:
+        InputError: A video encoder refuses the frames.
+    """
+    size = (frames.shape[1] // scale, frames.shape[2] // scale)
+    clip = [frame.astype(np.float32) / 255 for frame in frames]
+    with _numpy_seeded(int(rng.integers(2**32))):
+        clip = apply_steps(clip, list(steps), rng, size)
+    fitted = [
+        frame if frame.shape[:2] == size else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+        for frame in clip
+    ]
+    return np.rint(255 * np.stack(fitted)).clip(0, 255).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """Seed NumPy's global generator, which the toolbox's noise takes, and restore it afterwards."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def shrink_bicubic(frames: np.ndarray, scale: int) -> np.ndarray:
+    """Shrink with MATLAB's antialiased bicubic, as the toolbox's `imresize` does, in two products of matrices.
+
+    Args:
+        frames: (t, h, w, 3), uint8 or float32; h and w divisible by `scale`.
+        scale: Factor by which they shrink.
+
+    Returns:
+        (t, h / s, w / s, 3) of the same type. Of uint8, where `imresize` gives a value half-way between two, it may be
+        either.
+    """
+    h, w = frames.shape[1:3]
+    channels = np.ascontiguousarray(frames.transpose(0, 3, 1, 2), np.float32)
+    small = _bicubic_matrix(h, scale) @ (channels @ _bicubic_matrix(w, scale).T)
+    if frames.dtype == np.uint8:
+        small = np.rint(small).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(small.transpose(0, 2, 3, 1))
+
+
+@lru_cache(maxsize=16)
+def _bicubic_matrix(length: int, scale: int) -> np.ndarray:
+    """What `imresize` does along one side: (length / scale, length) float32."""
+    from basicsr.utils.matlab_functions import imresize
+
+    # of a picture that is constant across, only what happens along counts
+    columns = [imresize(np.repeat(row[:, None], 4 * scale, axis=1), 1 / scale)[:, 0] for row in np.eye(length)]
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -1,0 +1,300 @@
+"""The training half of `VSRModel`: iterations, their precision and memory, and what is saved of them.
+
+Shape shorthand: b batch, t frames, h and w height and width of the LQ frame, s the scale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.models.video_recurrent_model import VideoRecurrentModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from basicsr_plugins.data.augmentation import to_device_samples
+from basicsr_plugins.errors import InputError, check_keys, one_line
+from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_finite
+from basicsr_plugins.models.networks import save_checkpoint
+from basicsr_plugins.models.restoration import prepare_sample
+from basicsr_plugins.models.training_forward import TrainingForward
+
+MAX_SKIPPED = 10
+
+
+class TrainingModel(VideoRecurrentModel):
+    """Trains networks of any kind on any device, and takes training up again. `VSRModel` lists the options."""
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """As the toolbox's; a network without parameters, like `Bicubic`, has nothing to distribute.
+
+        In training, kernels lie as the convolutions of a CPU, and those in half precision, want them: channels last.
+        """
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            return net.to(self.device)
+        if self.is_train and (self.device.type == 'cpu' or (self.opt['train'].get('amp') or 'none') != 'none'):
+            for parameter in net.parameters():
+                if parameter.dim() == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return super().model_to_device(net)
+
+    # ---------------------------------------------------------------- what is saved and loaded
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
+        """As the toolbox's; a file that is missing, damaged or another network's stops with one sentence."""
+        if not Path(load_path).is_file():
+            raise InputError(f'path: pretrain_network_g: there is no file {load_path}.')
+        try:
+            super().load_network(net, load_path, strict, param_key)
+        except Exception as error:
+            name = type(self.get_bare_model(net)).__name__
+            raise InputError(f'{load_path} does not load into {name} ({one_line(error)[:300]}).') from error
+
+    @master_only
+    def save_network(
+        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = 'params'
+    ) -> None:
+        """Write `models/{net_label}_{current_iter}.pth`, whole or not at all; a failure stops the run.
+
+        Raises:
+            RunError: If the disk is full, or a weight is not finite.
+        """
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        label = 'latest' if current_iter == -1 else current_iter
+        weights = {}
+        for key, one in zip(keys, nets):
+            state = self.get_bare_model(one).state_dict()
+            wrong = first_not_finite(state)
+            if wrong:
+                raise self._diverged(f'{wrong} of {key} is not finite and was not saved')
+            weights[key] = OrderedDict((name, value.cpu().contiguous()) for name, value in state.items())
+        save_checkpoint(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
+
+    @master_only
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Write `training_states/{current_iter}.state`, whole or not at all; a failure stops the run."""
+        if current_iter == -1:
+            return
+        state = {
+            'epoch': epoch,
+            'iter': current_iter,
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+        }
+        if self.scaler.is_enabled():
+            state['scaler'] = self.scaler.state_dict()
+        save_checkpoint(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
+
+    def resume_training(self, resume_state: dict) -> None:
+        """As the toolbox's; the scale of float16 losses, and from `metrics.csv` the best metrics, are known again."""
+        super().resume_training(resume_state)
+        for parameter, state in self.optimizer_g.state.items():
+            for name, value in state.items():  # fused optimizers go through both as they lie
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter).copy_(value)
+        if self.scaler.is_enabled() and 'scaler' in resume_state:
+            self.scaler.load_state_dict(resume_state['scaler'])
+        path = Path(self.opt['path']['log']) / 'metrics.csv'
+        if self.opt.get('val') is None or not path.is_file():
+            return
+        with open(path, newline='', encoding='utf-8') as file:
+            averages = [row for row in csv.DictReader(file) if row['clip'] == 'average']
+        for row in averages:
+            if int(row['iter']) <= resume_state['iter']:
+                self._initialize_best_metric_results(row['dataset'])
+                for name in self.opt['val'].get('metrics') or {}:
+                    if row.get(name):
+                        self._update_best_metric_result(row['dataset'], name, float(row[name]), int(row['iter']))
+
+    # ---------------------------------------------------------------- settings
+
+    def init_training_settings(self) -> None:
+        """As the toolbox's; how the network runs in training is set, and the weights of its own losses are checked."""
+        super().init_training_settings()
+        net = self.get_bare_model(self.net_g)
+        weights = getattr(net, 'auxiliary_weights', {})
+        asked = self.opt['train'].get('auxiliary_weights') or {}
+        check_keys('train: auxiliary_weights', asked, [], list(weights))
+        self.auxiliary_weights = {**weights, **asked}
+        if weights and self.cri_pix is None:
+            raise InputError(f'train: pixel_opt is missing: {type(net).__name__} takes it for its own losses too.')
+        self._init_precision(net)
+        self.accumulate = self.opt['train'].get('accumulate', 1)
+        self.grad_clip = self.opt['train'].get('grad_clip') or math.inf
+        self.skipped = SkippedSteps(self.opt['train'].get('max_skipped', MAX_SKIPPED), self.device)
+        self.current_iter = 0
+        self.losses = {}
+
+    def _init_precision(self, net: nn.Module) -> None:
+        """Set how the network's forward runs; float16 gets a scale of its losses."""
+        train = self.opt['train']
+        amp = train.get('amp') or 'none'
+        if amp == 'float16' and self.device.type != 'cuda':
+            raise InputError('train: amp: float16 is for GPUs; on a CPU say bfloat16, or none.')
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == 'float16')
+        checkpointing, compiled = train.get('checkpointing', False), train.get('compile', False)
+        if not isinstance(self.net_g, DataParallel):
+            self.run = TrainingForward(net, amp, checkpointing, compiled)
+        elif amp != 'none' or checkpointing or compiled or train.get('accumulate', 1) > 1:
+            raise InputError(
+                f'num_gpu: {self.opt["num_gpu"]} in one process does without amp, checkpointing, compile, accumulate; '
+                'start it by torchrun with the launcher pytorch, or say num_gpu: 1.'
+            )
+
+    def get_optimizer(self, optim_type: str, params: Iterable, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
+        """As the toolbox's; fused where PyTorch has it so, which is faster and can skip a step without being asked."""
+        params = list(params)
+        if not {'foreach', 'fused', 'capturable', 'differentiable'} & set(kwargs):
+            with contextlib.suppress(RuntimeError, TypeError):  # not on this device, or not this optimizer
+                return super().get_optimizer(optim_type, params, lr, fused=True, **kwargs)
+        return super().get_optimizer(optim_type, params, lr, **kwargs)
+
+    # ---------------------------------------------------------------- one iteration
+
+    def feed_data(self, data: Mapping) -> None:
+        """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
+        super().feed_data(to_device_samples(data, self.device))
+        if self.is_train and 'gt' in data:
+            self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One iteration, with the flow network frozen while `current_iter < fix_flow`.
+
+        The batch goes through the network in `accumulate` parts. A loss or gradient that is not finite skips the step.
+
+        Raises:
+            RunError: If too many steps in a row were skipped.
+        """
+        self.current_iter = current_iter
+        if self.fix_flow_iter:
+            self._freeze_flow(current_iter < self.fix_flow_iter)
+        self.losses = self._backward()
+        self._step()
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+        if self.skipped.can_look:
+            self._check_skipped()
+
+    def get_current_log(self) -> dict:
+        """The losses, over all processes, and how many steps were skipped; this waits for the device."""
+        self.log_dict = self.reduce_loss_dict(self.losses)
+        if self.skipped.total:
+            self.log_dict['skipped'] = self.skipped.total
+        self._check_skipped()
+        return self.log_dict
+
+    def _backward(self) -> OrderedDict[str, Tensor]:
+        """Gradients of the whole batch; the losses, detached. Without compiling from where that fails."""
+        if getattr(getattr(self, 'run', None), 'compiled', None) is None:
+            return self._backward_parts()
+        try:
+            return self._backward_parts()
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the compilers' own are many
+            self.run.stop_compiling(error)
+            return self._backward_parts()
+
+    def _backward_parts(self) -> OrderedDict[str, Tensor]:
+        self.optimizer_g.zero_grad()
+        lqs, gts = self.lq.chunk(self.accumulate), self.gt.chunk(self.accumulate)
+        losses = OrderedDict()
+        for i, (lq, gt) in enumerate(zip(lqs, gts)):
+            waits = isinstance(self.net_g, DistributedDataParallel) and i + 1 < len(lqs)
+            with self.net_g.no_sync() if waits else contextlib.nullcontext():
+                part = self._losses(self.net_g(lq), lq, gt, len(lq) / len(self.lq))
+                total = sum(part.values())
+                if self._may_go_back(total):
+                    self.scaler.scale(total).backward()
+            for name, loss in part.items():
+                losses[name] = losses.get(name, 0) + loss.detach()
+        return losses
+
+    def _may_go_back(self, loss: Tensor) -> bool:
+        """Whether gradients may be asked of a loss: on a CPU, of a finite one, in all processes."""
+        if self.device.type != 'cpu':
+            return True
+        finite = torch.isfinite(loss.detach()).int()
+        if self.opt['dist']:
+            dist.all_reduce(finite, dist.ReduceOp.MIN)
+        return bool(finite)
+
+    def _losses(
+        self, output: Tensor | tuple[Tensor, ...], lq: Tensor, gt: Tensor, share: float
+    ) -> OrderedDict[str, Tensor]:
+        """The toolbox's losses of the restored frames, and the network's own.
+
+        A network may have a method `auxiliary_losses(output, lq, gt, criterion)`, which compares what else it gives in
+        training by the pixel loss, and `auxiliary_weights`, by which its losses are weighted.
+
+        Args:
+            output: What the network gave: the restored frames, alone or first.
+            lq, gt: What it was given, and what they are compared with.
+            share: Of this part in the batch, by which means count.
+        """
+        self.output = output[0] if isinstance(output, tuple) else output
+        pixel_share = 1 if getattr(self.cri_pix, 'reduction', 'mean') == 'sum' else share
+        losses = OrderedDict()
+        if self.cri_pix:
+            losses['l_pix'] = pixel_share * self.cri_pix(self.output, gt)
+        if self.cri_perceptual:
+            percep, style = self.cri_perceptual(self.output, gt)
+            losses.update({name: share * x for name, x in (('l_percep', percep), ('l_style', style)) if x is not None})
+        net = self.get_bare_model(self.net_g)
+        if hasattr(net, 'auxiliary_losses'):
+            auxiliary = net.auxiliary_losses(output, lq, gt, self.cri_pix)
+            weights = self.auxiliary_weights
+            losses.update({f'l_{name}': weights[name] * pixel_share * loss for name, loss in auxiliary.items()})
+        return losses
+
+    def _step(self) -> None:
+        """Clip the gradients and take the step, unless one of them, or the loss, is not finite."""
+        optimizer = self.optimizer_g
+        self.scaler.unscale_(optimizer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
+        skip = ~torch.isfinite(norm + sum(self.losses.values()))
+        self.skipped.count(skip)
+        if all(group.get('fused') for group in optimizer.param_groups):
+            optimizer.found_inf = skip.float()  # its kernel looks at it, so that nothing waits for the device
+            optimizer.step()
+        elif not skip:
+            optimizer.step()
+        if self.scaler.is_enabled():
+            self.scaler.update()
+
+    def _check_skipped(self) -> None:
+        if self.skipped.too_many:
+            raise self._diverged('too many steps in a row were skipped, whose loss or gradients are not finite')
+
+    def _diverged(self, what: str) -> Exception:
+        loss = float(sum(self.losses.values())) if self.losses else math.nan
+        lr = self.get_current_learning_rate()[0] if self.is_train else math.nan
+        return diverged(what, self.current_iter, loss, lr, Path(self.opt['path']['models']))
+
+    def _freeze_flow(self, freeze: bool) -> None:
+        """Freeze or train the parameters of `spynet` and `edvr`.
+
+        The toolbox does this at iteration 1 only, so that a resumed run trains them at once. DistributedDataParallel
+        waits for the gradients that were wanted when it was made, so it is made anew when these change.
+        """
+        bare = self.get_bare_model(self.net_g)
+        flow = [parameter for name, parameter in bare.named_parameters() if 'spynet' in name or 'edvr' in name]
+        if all(parameter.requires_grad is not freeze for parameter in flow):
+            return
+        what = f'Fix flow network and feature extractor until iteration {self.fix_flow_iter}.'
+        get_root_logger().info(what if freeze else 'Train all the parameters.')
+        for parameter in flow:
+            parameter.requires_grad_(not freeze)
+        if self.opt['dist']:
+            self.net_g = self.model_to_device(bare)

@@ -1,0 +1,82 @@
+"""A network's forward in training: in mixed precision, with its steps checkpointed or compiled, flows in one batch.
+
+Shape shorthand: b batch, t frames, h and w height and width of the LQ frame, s the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from basicsr_plugins.archs.recurrent import State, run_clip
+from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.models.network_spec import spec_of
+
+PRECISIONS = {'none': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+CHECKPOINTED_BATCH = 7  # frames or pairs that are recomputed at once
+WHOLE_CLIP = 10**6
+
+
+class TrainingForward:
+    """Stands in the place of `net.forward`; in evaluation mode it is the network's own.
+
+    Flow is estimated in float32 whatever `amp` says, and what the losses get is float32. A network that has no steps
+    runs as a whole.
+
+    Args:
+        net: The network, not wrapped by DistributedDataParallel.
+        amp: Precision of the steps, a key of `PRECISIONS`.
+        checkpointing: Whether each step is recomputed when gradients are, so that what is kept is the states.
+        compiled: Whether steps are compiled by `torch.compile`.
+
+    Raises:
+        InputError: If a network without steps is to be checkpointed.
+    """
+
+    def __init__(self, net: nn.Module, amp: str = 'none', checkpointing: bool = False, compiled: bool = False):
+        spec = spec_of(net)
+        if checkpointing and spec.steps is None:
+            raise InputError(
+                f'train: checkpointing: {spec.name} does not run step by step, so that there is nothing to recompute; '
+                'say false.'
+            )
+        self.net = net
+        self.dtype = PRECISIONS[amp]
+        self.checkpointing = checkpointing
+        self.compiled = {} if compiled else None  # name of a step -> what stands in its place
+        self._steps = spec.steps
+        self._whole = net.forward
+        net.forward = self
+
+    def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """As the network's forward."""
+        if not self.net.training:
+            return self._whole(x)
+        # one region for the whole clip: it casts each weight once
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
+            if self._steps is None:
+                output = self._run(self._whole, x)
+            else:
+                output = run_clip(self._steps, x, self._run, CHECKPOINTED_BATCH if self.checkpointing else WHOLE_CLIP)
+        if self.dtype is None:
+            return output
+        return tuple(part.float() for part in output) if isinstance(output, tuple) else output.float()
+
+    def stop_compiling(self, error: Exception) -> None:
+        """Go on without what `torch.compile` failed at, and say so."""
+        self.compiled = None
+        get_root_logger().warning(f'train: compile: goes on without ({one_line(error)[:300]}).')
+
+    def _run(self, step: Callable[..., State], *whole: Tensor, **inputs: State | None) -> State:
+        if self.compiled is not None:
+            name = step.__name__
+            if name not in self.compiled:
+                self.compiled[name] = torch.compile(step)
+            step = self.compiled[name]
+        if self.checkpointing:
+            return checkpoint(step, use_reentrant=False, preserve_rng_state=False, **inputs)
+        return step(*whole, **inputs)

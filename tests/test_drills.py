@@ -1,0 +1,20 @@
+"""A small part of the drills of `scripts/drills.sh`; each ends with exit code 0 if nothing went wrong."""
+
+import pytest
+
+from .conftest import PROJECT
+
+
+@pytest.mark.parametrize(
+    ('script', 'options', 'number'),
+    [
+        ('upscaling.py', ['--kills', '2', '--twice', '1', '--full', '1', '--frames', '8'], 4),
+        ('damage.py', ['--count', '4'], 4),
+        ('options.py', ['--count', '5'], 5),
+    ],
+)
+def test_a_few(run, tmp_path, script, options, number):
+    result = run('python', PROJECT / 'scripts' / 'drills' / script, *options, cwd=tmp_path, OMP_NUM_THREADS='1')
+    rows = [line.strip('|').split('|') for line in result.stdout.splitlines() if line.startswith('|')]
+    assert sum(int(count) for _, _, count in rows) == number
+    assert not [row for row in rows if row[1].strip() == 'wrong']
