@@ -4,8 +4,8 @@
     python scripts/benchmark_inference.py --runtimes openvino --dtypes bfloat16 --num-frame 5 --repeat 5
 
 Weights are random: no time depends on them. All take turns in each repeat, so that what else the machine does hits all
-alike; seconds are medians, ratios are medians of the ratios within one repeat. What is compiled before the first frame
-is timed apart. Differences are to the same network in PyTorch float32.
+alike; seconds are medians, ratios are medians of the ratios within one repeat. The first run of each, which converts
+and compiles, is timed apart. Differences are to the same network in float32 on the first runtime.
 """
 
 import argparse
@@ -51,12 +51,13 @@ def main():
             if repeat:
                 times[name].append(elapsed / len(frames))
             else:
-                first[name], outputs[name] = elapsed, output
+                first[name] = elapsed
+            outputs[name] = output
     for name, run in runs.items():
         with PeakMemory('cpu') as memory:
             run(frames)
         ratio = statistics.median(ours / theirs for ours, theirs in zip(times[name], times[TOOLBOX]))
-        reference = outputs.get(f'{name.split(",")[0]}, torch, float32')
+        reference = outputs.get(f'{name.split(",")[0]}, {args.runtimes[0]}, float32')
         print(
             f'{name:<32}{statistics.median(times[name]):>9.2f}{ratio:>8.2f}{(memory.bytes or 0) / 2**20:>8.0f}'
             f'{first[name]:>11.1f}{"" if reference is None else psnr(outputs[name], reference):>11}',

@@ -158,7 +158,7 @@ class OpenVINO(Runtime):
             'PERFORMANCE_HINT': 'LATENCY',
             'ENABLE_CPU_PINNING': False,  # two processes would share one core
         }
-        return _OpenVINOSession(self._core.compile_model(model, 'CPU', settings))
+        return _OpenVINOSession(self._core.compile_model(model, 'CPU', settings), dtype == torch.float32)
 
     def _keep_positions(self, model) -> None:
         """Keep positions between pixels in float32: bfloat16 would move them by parts of a pixel.
@@ -172,14 +172,21 @@ class OpenVINO(Runtime):
 
 
 class _OpenVINOSession:
-    """Runs a compiled model; inputs are read, and known outputs written, where the arrays lie."""
+    """Runs a compiled model; inputs are read where the arrays lie.
 
-    def __init__(self, compiled):
+    Args:
+        compiled: The model.
+        in_place: Whether outputs of known shape are written where they are to lie, without a copy. In bfloat16 OpenVINO
+            2026.4 sometimes refuses that.
+    """
+
+    def __init__(self, compiled, in_place: bool):
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._taken = [value.node.get_friendly_name() for value in compiled.inputs]
         # what keeps positions has a name of no output
         self._names = [name for value in compiled.outputs for name in value.names if is_output(name)]
+        self._in_place = in_place
         self._shapes = {}  # shapes of inputs -> name and shape of outputs
 
     def __call__(self, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -187,10 +194,13 @@ class _OpenVINOSession:
 
         arrays = {name: arrays[name] for name in self._taken}
         key = tuple(array.shape for array in arrays.values())
-        if key not in self._shapes:  # by a request of its own: once given a caller's array, it would write there again
-            found = self._compiled.create_infer_request().infer(arrays, share_inputs=True)
+        if key not in self._shapes:
+            # once given a caller's array, a request would write there again: this one is never given any
+            request = self._compiled.create_infer_request() if self._in_place else self._request
+            found = request.infer(arrays, share_inputs=True, share_outputs=True)
             results = {name: found[name].copy() for name in self._names}
-            self._shapes[key] = {name: array.shape for name, array in results.items()}
+            if self._in_place:
+                self._shapes[key] = {name: array.shape for name, array in results.items()}
             return results
         results = {name: np.empty(shape, np.float32) for name, shape in self._shapes[key].items()}
         for name, array in (*arrays.items(), *results.items()):
