@@ -52,7 +52,7 @@ def load_network(
 
     Args:
         weights: The name of shipped weights, or a file; `params_ema` are taken first. None for a network without any.
-            Or the folder of an exported network, which is all that there is to say.
+            Or the folder of an exported network, which says all itself.
         network: `TYPE[:KEY=VALUE,...]` or an option file. None: what the weights say (`models.entries.read_entry`): a
             .safetensors file itself, or the option file in the experiment's folder
             (`experiments/NAME/models/net_g_*.pth`), or their keys.

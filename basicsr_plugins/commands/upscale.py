@@ -37,9 +37,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         '--weights',
         '--checkpoint',
-        metavar='NAME|FILE',
-        help='shipped weights (see `basicsr-plugins weights`), a file (.pth, .safetensors), or an exported folder; '
-        'default: those shipped for a video file or for images',
+        metavar='NAME|FILE|FOLDER',
+        help='shipped weights (see `basicsr-plugins weights`), a file (.pth, .safetensors), or the folder of an '
+        'exported network; default: those shipped for a video file or for images',
     )
     group.add_argument(
         '--network',
