@@ -8,6 +8,10 @@ export OMP_NUM_THREADS=1
 echo '| what | how it ended | times |'
 echo '|---|---|---|'
 "$python" scripts/drills/upscaling.py --kills "$kills" --twice $((kills / 2)) --full "$kills" || status=1
+"$python" scripts/drills/training.py --kills "$kills" --twice $((kills / 4)) --full $((kills / 4)) || status=1
+for what in packing benchmark; do
+    "$python" "scripts/drills/$what.py" --kills $((kills / 2)) --twice $((kills / 4)) --full $((kills / 4)) || status=1
+done
 "$python" scripts/drills/damage.py --count "$damaged" || status=1
 "$python" scripts/drills/options.py --count "$option_files" || status=1
 exit "$status"
