@@ -19,7 +19,7 @@ from basicsr_plugins.data import lmdb_store
 from basicsr_plugins.data.frame_formats import LAYOUTS
 from basicsr_plugins.errors import run_script
 
-NUM_FRAME = 100  # of a clip
+NUM_FRAME = 400  # of a clip
 
 
 def packing(source: Path, layout: str) -> Callable[[], object]:
