@@ -19,6 +19,7 @@ except ImportError:  # Windows
     fcntl = None
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.pnm', '.jp2')
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str | Callable[[BinaryIO], None]) -> None:
@@ -81,7 +82,7 @@ def disk_error(path: str | os.PathLike, error: OSError, needed: int | None = Non
         error: What the system said.
         needed: Bytes that it takes, where that is known.
     """
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in DISK_FULL:
         return f'{path} cannot be written: {error.strerror or error}'
     folder = next(folder for folder in Path(os.path.abspath(path)).parents if folder.is_dir())
     room = f'{shutil.disk_usage(folder).free / 2**20:.1f} MiB are free'

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 from torch import distributed as dist
@@ -24,7 +25,7 @@ from basicsr_plugins.benchmark.settings import Benchmark
 from basicsr_plugins.benchmark.tables import write_csv
 from basicsr_plugins.benchmark.workers import Workers
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.files import write_atomically
+from basicsr_plugins.files import DISK_FULL, disk_error, lock_file, write_atomically
 
 
 def run_benchmark(benchmark: Benchmark) -> Results | None:
@@ -36,18 +37,15 @@ def run_benchmark(benchmark: Benchmark) -> Results | None:
         What was found; None in all processes but the first.
 
     Raises:
-        InputError: If the benchmark cannot be run as it is described. A method that fails is a row with its reason.
+        InputError: If the benchmark cannot be run as it is described, another run writes to `out`, or the disk is full.
+            A method that fails is a row with its reason.
     """
     rank, world_size = _join_processes()
     methods, clips = benchmark.methods(), benchmark.clips()
     published = read_published(benchmark.published, [clip.name for clip in clips])
     files = Cache(benchmark)
-    try:
-        files.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'the folder of the results, {files.folder}, cannot be made: {error.strerror}.') from error
     share = clips[rank::world_size]
-    with Workers() as workers:
+    with _output(files, rank), Workers() as workers:
         _write_gt(files, share)
         num_taken = sum([_measure(workers, files, method, clip, rank) for method in methods for clip in share])
         if num_taken:
@@ -61,11 +59,28 @@ def run_benchmark(benchmark: Benchmark) -> Results | None:
             networks = [method for method in methods if isinstance(method, NetworkMethod)]
             for method in tqdm(networks, desc='Measure cost', unit='network'):
                 _measure_cost(workers, files, method, timed=not failures(files, method, clips))
-    results = collect(files, methods, clips, published)
-    write_atomically(benchmark.out / 'results.json', results.to_json())
-    write_csv(results, benchmark.out / 'results.csv')
-    write_report(results, benchmark.out)
-    return results
+        results = collect(files, methods, clips, published)
+        write_atomically(benchmark.out / 'results.json', results.to_json())
+        write_csv(results, benchmark.out / 'results.csv')
+        write_report(results, benchmark.out)
+        return results
+
+
+@contextmanager
+def _output(files: Cache, rank: int) -> Iterator[None]:
+    """Make the folder of the results and hold it: another run would remove what this one is about to collect."""
+    out = files.benchmark.out
+    try:
+        files.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'the folder of the results, {files.folder}, cannot be made: {error.strerror}.') from error
+    try:
+        with lock_file(files.folder / '.lock', f'the results in {out}') if rank == 0 else nullcontext():
+            yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise InputError(f'{disk_error(out, error)}; make room, and run again to go on.') from error
 
 
 def _join_processes() -> tuple[int, int]:

@@ -14,6 +14,7 @@ from basicsr.utils import get_root_logger
 
 from basicsr_plugins.data.preparation import end_with_parent
 from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.files import DISK_FULL
 
 KILLED = 'its process was killed, most likely for lack of memory'
 
@@ -40,6 +41,9 @@ class Workers:
 
         Returns:
             Why it failed, in one line; None if it did not.
+
+        Raises:
+            OSError: If the disk is full: that is no property of a method.
         """
         if self.pool is None:
             spawn = multiprocessing.get_context('spawn')  # CUDA does not survive a fork
@@ -65,6 +69,8 @@ def _run(job: Callable, *arguments) -> tuple[str | None, bool]:
     try:
         job(*arguments)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         is_harmless = isinstance(error, InputError) or not (torch.cuda.is_initialized() or _is_out_of_memory(error))
         return reason(error), is_harmless
     return None, True

@@ -11,20 +11,18 @@ random point: one sentence and exit code 1, no output, nothing unfinished under 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from disk import small_disk
 from films import contents, make_inputs, upscaling
 from processes import finish, refuses, start
 
@@ -101,26 +99,6 @@ def twice(drill: Drill, turn: tuple[str, str], rng: random.Random) -> str:
         return 'one after the other, exact' if alone else 'wrong'
     print(error, second_error)
     return 'wrong'
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[Callable[[], None]]:
-    """A disk of so many bytes; gives a function that makes it large."""
-    mounted = subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
-            yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        return
-    try:
-        yield lambda: subprocess.run(['mount', '-o', 'remount,size=1g', str(folder)], check=True)
-    finally:
-        subprocess.run(['umount', '-l', str(folder)], check=False)
 
 
 def full_disk(drill: Drill, turn: tuple[str, str], rng: random.Random) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
+from basicsr_plugins.benchmark import cache
 from basicsr_plugins.benchmark.cache import PICTURES, Cache
 from basicsr_plugins.benchmark.clips import open_clips
 from basicsr_plugins.benchmark.evaluation import Protocol, choose_view, evaluate_clip
@@ -26,8 +28,9 @@ from basicsr_plugins.benchmark.methods import NetworkMethod, RestoredFrames, par
 from basicsr_plugins.benchmark.runner import run_benchmark
 from basicsr_plugins.benchmark.settings import Benchmark, ProfileSettings
 from basicsr_plugins.benchmark.tables import best_text, metric_column
-from basicsr_plugins.benchmark.workers import KILLED, Workers, reason
+from basicsr_plugins.benchmark.workers import KILLED, Workers, _run, reason
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import lock_file
 from basicsr_plugins.metrics.tof import calculate_tof
 from basicsr_plugins.models.entries import NetworkEntry
 from basicsr_plugins.models.restoration import restore_frames
@@ -620,6 +623,25 @@ def test_documents_agree(benchmark, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- what cannot be run
+
+
+def test_a_second_run_to_the_same_folder_is_refused(benchmark):
+    folder = Cache(benchmark).folder
+    folder.mkdir(parents=True)
+    refused = pytest.raises(InputError, match=r'another process is writing the results in .*; wait until it ends')
+    with lock_file(folder / '.lock', 'the results'), refused:
+        run_benchmark(benchmark)
+    assert [path.name for path in folder.iterdir()] == ['.lock']
+
+
+def test_a_full_disk_is_no_failure_of_a_method(benchmark, monkeypatch):
+    def refuse(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache, 'write', refuse)
+    monkeypatch.setattr(Workers, 'run', lambda self, *job: _run(*job)[0])
+    with pytest.raises(InputError, match=r'the disk of .* is full .*; make room, and run again to go on'):
+        run_benchmark(benchmark)
 
 
 def test_bicubic_is_first_and_once(benchmark):
