@@ -123,7 +123,7 @@ def test_killed_it_goes_on_to_the_same_numbers(one_process, test_set, run, tmp_p
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ('--network Nope', "--network Nope: there is no network 'Nope' in the registry."),
+        ('--network Nope', "--network Nope: there is no network 'Nope' in the registry; "),
         ('--network EDVR:num_feats=8', "there is no key 'num_feats'; did you mean 'num_feat'?"),
         ('--network EDVR:num_feat', "--network EDVR:num_feat: 'num_feat' must read KEY=VALUE."),
         ('--network EDVR:num_feat=[', "--network EDVR:num_feat=[: '[' is not a value in YAML."),
@@ -164,5 +164,6 @@ def test_bad_input_is_one_sentence(test_set, tmp_path, monkeypatch, capsys, argu
 def test_bad_input_ends_the_command_with_an_error(run, test_set, tmp_path):
     result = run('python', SCRIPT, '--network', 'Nope', '--data', test_set, cwd=tmp_path, check=False)
     assert result.returncode == 1
-    assert result.stderr == "error: --network Nope: there is no network 'Nope' in the registry.\n"
+    assert result.stderr.startswith("error: --network Nope: there is no network 'Nope' in the registry; valid ones are ")
+    assert result.stderr.count('\n') == 1
     assert result.stdout == ''

@@ -84,7 +84,8 @@ def modulated_deform_conv2d(
         return _BACKENDS[backend](inputs[0], offset, *inputs[2:], stride, padding, dilation, groups, deform_groups)
 
     with torch.autocast(x.device.type, enabled=False):
-        return sample_finite(sample, inputs[1]).to(x.dtype)
+        # our own keeps within bounds and leaves NaN where it was read
+        return (sample(inputs[1]) if backend == 'pytorch' else sample_finite(sample, inputs[1])).to(x.dtype)
 
 
 class ModulatedDeformConv2d(nn.Module):

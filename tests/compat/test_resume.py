@@ -133,8 +133,8 @@ def test_a_batch_larger_than_the_data(tmp_path):
 def test_the_drill(run, tmp_path):
     """Its first five files, each trained with in a process of its own."""
     table = run('python', '-W', 'ignore', drill.__file__, '--count', 5, cwd=tmp_path).stdout
-    assert 'wrong type   refused     1' in table
-    assert 'same         exact       1' in table
+    assert '| option file, wrong type | refused | 1 |' in table
+    assert '| option file, same | exact | 1 |' in table
 
 
 HOLDS = """
