@@ -164,6 +164,6 @@ def test_bad_input_is_one_sentence(test_set, tmp_path, monkeypatch, capsys, argu
 def test_bad_input_ends_the_command_with_an_error(run, test_set, tmp_path):
     result = run('python', SCRIPT, '--network', 'Nope', '--data', test_set, cwd=tmp_path, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith("error: --network Nope: there is no network 'Nope' in the registry; valid ones are ")
+    assert result.stderr.startswith("error: --network Nope: there is no network 'Nope' in the registry; valid ones ")
     assert result.stderr.count('\n') == 1
     assert result.stdout == ''
