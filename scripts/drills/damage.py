@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from films import contents, make_inputs, upscaling
-from processes import finish, refuses, start
+from processes import finish, print_table, refuses, start
 
 from basicsr_plugins.errors import run_script
 from basicsr_plugins.video.opening import open_source
@@ -123,9 +123,7 @@ def main() -> int:
             shutil.rmtree(root / str(seed))
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    for (what, result), count in sorted(counts.items()):
-        print(f'| {what} | {result} | {count} |')
-    return int(any(result == 'wrong' for _, result in counts))
+    return print_table(counts)
 
 
 if __name__ == '__main__':

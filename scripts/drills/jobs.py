@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from disk import small_disk
-from processes import finish, refuses, start
+from processes import finish, print_table, refuses, start
 
 
 def make_clips(root: Path, num_frame: int) -> None:
@@ -153,6 +153,4 @@ def run_drill(what: str, description: str, make_jobs: Callable[[Path], Mapping[s
                 shutil.rmtree(root / 'runs', ignore_errors=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    for (row, result), count in sorted(counts.items()):
-        print(f'| {row} | {result} | {count} |')
-    return int(any(result == 'wrong' for _, result in counts))
+    return print_table(counts)

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from processes import finish, start
+from processes import finish, print_table, start
 
 from basicsr_plugins.errors import run_script
 from basicsr_plugins.option_file import file_schema
@@ -210,9 +210,7 @@ def main() -> int:
             counts[kind, result] += 1
             if result == 'wrong':
                 print(f'seed {seed}, {said}: exit code {code}\n{error[-2000:]}', flush=True)
-    for (kind, result), count in sorted(counts.items()):
-        print(f'| option file, {kind} | {result} | {count} |')
-    return int(any(result == 'wrong' for _, result in counts))
+    return print_table({(f'option file, {kind}', result): count for (kind, result), count in counts.items()})
 
 
 if __name__ == '__main__':

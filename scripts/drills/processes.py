@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -42,3 +42,10 @@ def refuses(code: int, error: str) -> bool:
     """Whether a process ended with exit code 1 and one sentence."""
     lines = [line for line in error.splitlines() if line.startswith('error: ')]
     return code == 1 and len(lines) == 1 and 'Traceback' not in error
+
+
+def print_table(counts: Mapping[tuple[str, str], int]) -> int:
+    """Print how often each (what, how it ended) came; the exit code, 1 where one ended wrong."""
+    for (what, result), count in sorted(counts.items()):
+        print(f'| {what} | {result} | {count} |')
+    return int(any(result == 'wrong' for _, result in counts))

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from disk import small_disk
 from films import contents, make_inputs, upscaling
-from processes import finish, refuses, start
+from processes import finish, print_table, refuses, start
 
 from basicsr_plugins.errors import run_script
 
@@ -138,9 +138,7 @@ def main() -> int:
                     print(f'{work.__name__}, number {i}, {turn}: wrong', flush=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    for (what, result), count in sorted(counts.items()):
-        print(f'| {what} | {result} | {count} |')
-    return int(any(result == 'wrong' for _, result in counts))
+    return print_table(counts)
 
 
 if __name__ == '__main__':
