@@ -1,6 +1,6 @@
 """Photographs for generated clips: those that ship inside well-known packages under a free licence, or a folder's.
 
-Only pictures whose licence is recorded by their package or their publisher are listed; docs/training_material.md has
+Only pictures whose licence is recorded by their package or their publisher are listed; docs/weights.md has
 the table. Those marked `held_out` are seen in validation clips and in no training clip.
 """
 

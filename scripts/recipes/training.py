@@ -76,7 +76,7 @@ def run_toolbox(
         option_file: Its options.
         results: The folder of the log of what it prints.
         arguments: Further ones.
-        show: Gets each line that it prints.
+        show: Gets each line that it prints; what it raises ends the run.
         threads: Of its computations; default: as many as PyTorch takes.
 
     Raises:
@@ -91,10 +91,14 @@ def run_toolbox(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
         with process:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                show(line)
+            try:
+                for line in process.stdout:
+                    log.write(line)
+                    log.flush()
+                    show(line)
+            except BaseException:
+                process.terminate()
+                raise
     if process.returncode:
         last_lines = ''.join(log_path.read_text(encoding='utf-8').splitlines(keepends=True)[-5:])
         print(last_lines, end='', file=sys.stderr)

@@ -14,7 +14,7 @@ from ..conftest import PROJECT
 
 
 def test_the_docs_record_author_and_licence_of_each():
-    rows = re.findall(r'^\| `(\S+)` \| (.*) \|$', (PROJECT / 'docs' / 'training_material.md').read_text(), re.MULTILINE)
+    rows = re.findall(r'^\| `(\S+)` \| (.*) \|$', (PROJECT / 'docs' / 'weights.md').read_text(), re.MULTILINE)
     rows = {name: text for name, text in rows if '.' in name}
     assert set(rows) == {photo.file.split('/')[-1] for photo in PHOTOGRAPHS}
     for photo in PHOTOGRAPHS:

@@ -1,0 +1,244 @@
+"""Train the weights that come with the package, from nothing.
+
+    python scripts/recipes/train_release.py --hours 2                 # all, each for two hours
+    python scripts/recipes/train_release.py rt-video --hours 1.5      # one of them
+    python scripts/recipes/train_release.py rt-video --hours 3        # later: on from there, three hours in all
+    python scripts/recipes/train_release.py --finish                  # weights into the package, of what there is
+
+Networks train by BasicSR's trainer with the option file of each, on clips that are generated meanwhile: at a constant
+rate for as long as they have time, then on a copy of the averaged weights for a quarter as many iterations at a rate
+that goes down to 0. `--finish` does the latter, takes the checkpoint that is best on held-out generated clips, and
+writes it to basicsr_plugins/weights/. Ctrl-C pauses, and the same command goes on. A GPU is used where there is one; a
+CPU trains on one thread with batches of one clip. Results are in experiments/release_*.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from training import run_toolbox
+
+from basicsr_plugins.archs.pyramid_flow import PyramidFlow
+from basicsr_plugins.benchmark.machine import describe_machine
+from basicsr_plugins.data.synthetic_clips import validation_set
+from basicsr_plugins.data.synthetic_motion_dataset import flow_batches
+from basicsr_plugins.errors import InputError, run_script
+from basicsr_plugins.files import write_atomically
+from basicsr_plugins.models.networks import save_checkpoint
+from basicsr_plugins.models.shipped_weights import FOLDER, save_shipped
+from basicsr_plugins.models.weights import read_weights
+
+OPTIONS = {
+    'efar-s-bicubic': Path('options/train_EFAR-S_bicubic.yml'),
+    'efar-s-video': Path('options/train_EFAR-S_video.yml'),
+    'rt-video': Path('options/train_RLSP_video.yml'),
+}
+START = {'efar-s-video': 'efar-s-bicubic'}  # begins with the weights of
+FLOW = Path('experiments/release_flow/pyramid_flow.pth')
+FLOW_ITERATIONS, FLOW_BATCH, FLOW_SIZE, FLOW_LR = 2500, 6, 256, 8e-4
+SAVE_EVERY, VALIDATE_EVERY = 250, 1000
+FINAL_SHARE, FINAL_LR_SHARE = 0.25, 0.5
+LICENCE = 'Apache-2.0'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', help=f'of {", ".join(OPTIONS)}; default: all')
+    parser.add_argument('--hours', type=float, default=0, help='for each, in all')
+    parser.add_argument('--finish', action='store_true', help='train to the end, and write the weights')
+    args = parser.parse_args()
+    for name in args.names:
+        if name not in OPTIONS:
+            raise InputError(f'there are no weights {name!r}; there are {", ".join(OPTIONS)}.')
+    for name in args.names or OPTIONS:
+        train(name, args.hours)
+        if args.finish:
+            finish(name)
+
+
+# ---------------------------------------------------------------------------- the flow network
+
+
+def train_flow() -> None:
+    """Train `PyramidFlow` on the known motion of generated clips; goes on where it was interrupted."""
+    torch.set_num_threads(1)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.manual_seed(0)
+    net = PyramidFlow().to(device)
+    optimizer = torch.optim.Adam(net.parameters(), FLOW_LR, betas=(0.9, 0.99))
+    state, first, running = FLOW.with_suffix('.state'), 0, 0.0
+    if state.is_file():
+        saved = torch.load(state, map_location=device, weights_only=True)
+        net.load_state_dict(saved['params'])
+        optimizer.load_state_dict(saved['optimizer'])
+        first = saved['iteration']
+    FLOW.parent.mkdir(parents=True, exist_ok=True)
+    batches = flow_batches(FLOW_BATCH, FLOW_SIZE, seed=first)
+    for i in range(first, FLOW_ITERATIONS):
+        optimizer.param_groups[0]['lr'] = FLOW_LR * (0.5 + 0.5 * math.cos(math.pi * i / FLOW_ITERATIONS))
+        frame, other, flow = (tensor.to(device) for tensor in next(batches))
+        distance = ((net(frame, other) - flow).square().sum(1) + 1e-6).sqrt()
+        loss = distance.clamp(max=8).mean()  # what is far off does not decide
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        running += (loss.item() - running) * max(0.01, 1 / (i - first + 1))
+        if (i + 1) % SAVE_EVERY == 0:
+            print(f'flow: iteration {i + 1}, end-point error {running:.3f} px', flush=True)
+            saved = {'params': net.state_dict(), 'optimizer': optimizer.state_dict(), 'iteration': i + 1}
+            save_checkpoint(saved, state)
+    save_checkpoint({'params': net.state_dict()}, FLOW)
+
+
+# ---------------------------------------------------------------------------- the networks
+
+
+def train(name: str, hours: float) -> None:
+    """Train at a constant rate until it has had so many hours; earlier ones count."""
+    had = hours_of(name)
+    if had >= hours:
+        return
+    options = release_options(name, f'release_{name}')
+    options['train']['scheduler'] = {'type': 'MultiStepLR', 'milestones': [10**8], 'gamma': 1}
+    options['train']['total_iter'] = 10**8
+    options['train']['warmup_iter'] = 100
+    if name in START:
+        options['path']['pretrain_network_g'] = str(newest(START[name]))
+        options['path']['param_key_g'] = 'params_ema'
+    run(name, options, hours - had)
+
+
+def finish(name: str) -> None:
+    """Anneal the rate, take the best checkpoint, and write it into the package."""
+    start = newest(name)
+    done = int(start.stem.split('_')[-1])
+    iterations = max(4, round(FINAL_SHARE * done / 4) * 4)
+    final = f'release_{name}_final_{done}'
+    options = release_options(name, final)
+    train_options = options['train']
+    rate = train_options['optim_g']['lr'] * FINAL_LR_SHARE
+    train_options['optim_g']['lr'] = rate
+    train_options['scheduler'] = {'type': 'CosineAnnealingRestartLR', 'periods': [iterations], 'eta_min': rate / 1000}
+    train_options['total_iter'] = iterations
+    train_options['fix_flow'] = 0
+    options['path'] = {'pretrain_network_g': str(start), 'param_key_g': 'params_ema'}
+    options['val']['val_freq'] = iterations // 4
+    options['logger']['save_checkpoint_freq'] = iterations // 4
+    run(name, options)
+
+    folder = Path('experiments') / final
+    scores = curve(folder)
+    best = max(scores, key=scores.get)
+    checkpoint = folder / 'models' / f'net_g_{best}.pth'
+    material = 'compressed generated clips' if 'degradation' in options['datasets']['train'] else 'generated clips'
+    training = (
+        f'{done} iterations at a constant rate and {best} more at a falling one, batches of '
+        f'{options["datasets"]["train"]["batch_size_per_gpu"]}, on {material}; {hours_of(name):.1f} hours.'
+    )
+    save_shipped(
+        options['network_g'],
+        read_weights(str(checkpoint)),
+        FOLDER / f'{name}.safetensors',
+        {'licence': LICENCE, 'training': training},
+    )
+    record = {
+        'training': training,
+        'psnr_by_iteration': {
+            **curve(Path('experiments') / f'release_{name}'),
+            **{done + i: scores[i] for i in scores},
+        },
+        'machine': describe_machine('cuda' if torch.cuda.is_available() else 'cpu'),
+    }
+    write_atomically(folder / 'record.json', json.dumps(record, indent=1) + '\n')
+    print(f'{name}: {training} {scores[best]:.2f} dB on held-out generated clips; {folder / "record.json"}', flush=True)
+
+
+def release_options(name: str, experiment: str) -> dict:
+    """The option file of these weights, as this machine trains it."""
+    options = yaml.safe_load(OPTIONS[name].read_text(encoding='utf-8'))
+    options['name'] = experiment
+    train = options['datasets']['train']
+    clips = Path('datasets') / ('generated_video_val' if 'degradation' in train else 'generated_val')
+    validation_set(clips, number=4, degradation=train.get('degradation'))
+    if not torch.cuda.is_available():
+        train.update(batch_size_per_gpu=1, num_worker_per_gpu=0)
+    train['length'] = 10**8
+    if options['network_g'].get('flow') == 'pyramid':
+        if not FLOW.is_file():
+            train_flow()
+        options['network_g']['spynet_path'] = str(FLOW)
+    options['train']['amp'] = 'bfloat16'
+    options['val']['val_freq'] = VALIDATE_EVERY
+    options['logger'].update(print_freq=50, save_checkpoint_freq=SAVE_EVERY)
+    return options
+
+
+class Paused(Exception):
+    """The training has had its time."""
+
+
+def run(name: str, options: dict, hours: float | None = None) -> None:
+    """Train until it is finished, or, where `hours` are given, up to the first checkpoint after so many hours."""
+    folder = Path('experiments') / options['name']
+    if hours is None and (folder / 'models' / 'net_g_latest.pth').is_file():
+        return
+    option_file = Path('experiments') / f'{options["name"]}.yml'
+    option_file.parent.mkdir(exist_ok=True)
+    write_atomically(option_file, yaml.safe_dump(options, sort_keys=False))
+    before, start, saves = hours_of(name), time.time(), 0
+
+    def watch(line: str) -> None:
+        nonlocal saves
+        passed = (time.time() - start) / 3600
+        write_atomically(hours_file(name), json.dumps(before + passed))
+        late = hours is not None and passed > hours
+        if late and saves and 'Saving models' not in line:  # so the saving is over
+            raise Paused
+        saves = saves + ('Saving models' in line) if late else 0
+
+    try:
+        run_toolbox('basicsr.train', option_file, Path('experiments'), ['--auto_resume'], watch, threads=1)
+    except Paused:
+        print(f'{name}: paused after {hours_of(name):.2f} hours', flush=True)
+
+
+def hours_file(name: str) -> Path:
+    return Path('experiments') / f'release_{name}.hours'
+
+
+def hours_of(name: str) -> float:
+    """How long these weights have trained."""
+    return json.loads(hours_file(name).read_text(encoding='utf-8')) if hours_file(name).is_file() else 0.0
+
+
+def newest(name: str) -> Path:
+    """The newest checkpoint of the training at a constant rate."""
+    found = [
+        (int(path.stem.split('_')[-1]), path)
+        for path in (Path('experiments') / f'release_{name}' / 'models').glob('net_g_*.pth')
+        if path.stem.split('_')[-1].isdigit()
+    ]
+    if not found:
+        raise InputError(f'experiments/release_{name} has no checkpoint yet; train it by --hours.')
+    return max(found)[1]
+
+
+def curve(folder: Path) -> dict[int, float]:
+    """PSNR on the held-out clips, by iteration."""
+    path = folder / 'metrics.csv'
+    if not path.is_file():
+        return {}
+    with open(path, newline='', encoding='utf-8') as file:
+        return {int(row['iter']): float(row['psnr']) for row in csv.DictReader(file) if row['clip'] == 'average'}
+
+
+if __name__ == '__main__':
+    run_script(main)
