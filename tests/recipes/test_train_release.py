@@ -1,0 +1,56 @@
+"""scripts/recipes/train_release.py: trains for its time, goes on, and ends with weights in the package's format."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import train_release
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def release(monkeypatch, tmp_path):
+    """The recipe in an empty folder, with a network, samples and clips that are small."""
+    options = yaml.safe_load((PROJECT / train_release.OPTIONS['rt-video']).read_text())
+    options['network_g']['num_feat'] = 4
+    options['datasets']['train'].update(num_frame=2, gt_size=32, photos=False, kinds=['stripes'])
+    del options['datasets']['train']['degradation']
+    val = Path('datasets/generated_val')
+    options['datasets']['val'].update(dataroot_gt=str(val / 'GT'), dataroot_lq=str(val / 'BIx4'))
+    option_file = tmp_path / 'tiny.yml'
+    option_file.write_text(yaml.safe_dump(options))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_release, 'OPTIONS', {'rt-video': option_file})
+    monkeypatch.setattr(train_release, 'FOLDER', tmp_path)
+    monkeypatch.setattr(train_release, 'SAVE_EVERY', 4)
+    monkeypatch.setattr(train_release, 'VALIDATE_EVERY', 1000)
+    validation_set = train_release.validation_set
+    monkeypatch.setattr(
+        train_release,
+        'validation_set',
+        lambda output, **_: validation_set(output, number=1, num_frame=2, size=(32, 32), photos=False),
+    )
+    return train_release
+
+
+def test_trains_for_its_time_and_ends_with_weights(release, tmp_path):
+    release.train('rt-video', 1e-6)  # up to the first checkpoint
+    paused = release.newest('rt-video')
+    assert int(paused.stem.split('_')[-1]) >= 4
+    had = release.hours_of('rt-video')
+    assert had > 1e-6
+    release.train('rt-video', had / 2)  # it has had that
+    assert release.newest('rt-video') == paused
+
+    release.finish('rt-video')
+    weights = safetensors.torch.load_file(tmp_path / 'rt-video.safetensors')
+    start = torch.load(paused, weights_only=True)['params_ema']
+    assert weights.keys() == start.keys()
+    assert any(not torch.equal(weights[name].float(), start[name].half().float()) for name in start)
+    done = int(paused.stem.split('_')[-1])
+    record = json.loads((tmp_path / f'experiments/release_rt-video_final_{done}/record.json').read_text())
+    assert record['training'].startswith(f'{done} iterations at a constant rate')
