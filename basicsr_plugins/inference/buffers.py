@@ -126,26 +126,37 @@ class FramesFrom:
 
 @dataclass(frozen=True)
 class StateLayout:
-    """How a state is rebuilt from bytes: shapes and dtypes of its tensors, whether it is a tuple, its device."""
+    """How a state is rebuilt from bytes: shapes and dtypes of its tensors, whether it is a tuple, its device.
+
+    Also which tensors are in the layout `channels_last`, for operations round otherwise in one than in the other.
+    """
 
     shapes: tuple[torch.Size, ...]
     dtypes: tuple[torch.dtype, ...]
     is_tuple: bool
     device: torch.device
+    channels_last: tuple[bool, ...]
 
     @classmethod
     def of(cls, state: State) -> StateLayout:
         tensors = _as_tuple(state)
         shapes, dtypes = (tuple(getattr(tensor, name) for tensor in tensors) for name in ('shape', 'dtype'))
-        return cls(shapes, dtypes, isinstance(state, tuple), tensors[0].device)
+        return cls(shapes, dtypes, isinstance(state, tuple), tensors[0].device, tuple(map(_is_channels_last, tensors)))
 
     def unpack(self, data: bytearray, kept_as: torch.dtype) -> State:
         """The state, of the dtypes and on the device that it had."""
         values = torch.frombuffer(data, dtype=kept_as).split([shape.numel() for shape in self.shapes])
         state = tuple(
-            part.view(shape).to(self.device, dtype) for part, shape, dtype in zip(values, self.shapes, self.dtypes)
+            part.view(shape).to(self.device, dtype).contiguous(
+                memory_format=torch.channels_last if last else torch.contiguous_format
+            )
+            for part, shape, dtype, last in zip(values, self.shapes, self.dtypes, self.channels_last)
         )
         return state if self.is_tuple else state[0]
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _pack(state: State, kept_as: torch.dtype) -> bytes:
@@ -230,6 +241,7 @@ class KeptStates:
             'shapes': layout.shapes,
             'dtypes': [str(dtype).rpartition('.')[2] for dtype in layout.dtypes],
             'is_tuple': layout.is_tuple,
+            'channels_last': layout.channels_last,
         }
         header = json.dumps(header).encode()
         self._write(place, b'%d\n' % zlib.crc32(data, zlib.crc32(header)), header, b'\n', data)
@@ -254,7 +266,8 @@ class KeptStates:
         header = json.loads(header)
         shapes = tuple(map(torch.Size, header['shapes']))
         dtypes = tuple(getattr(torch, name) for name in header['dtypes'])
-        return StateLayout(shapes, dtypes, header['is_tuple'], self._device).unpack(data, self.dtype)
+        last = tuple(header.get('channels_last', (False,) * len(shapes)))
+        return StateLayout(shapes, dtypes, header['is_tuple'], self._device, last).unpack(data, self.dtype)
 
     def latest(self, last: int) -> tuple[int, State | None]:
         """The last whole state up to place `last`, after its place; (0, None) where there is none."""

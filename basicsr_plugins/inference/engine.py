@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.buffers import DiskFrames, FramesFrom
 from basicsr_plugins.inference.chunks import restore_chunks
+from basicsr_plugins.inference.prepared import prepared
 from basicsr_plugins.inference.propagation import restore_exactly, restore_stream
 from basicsr_plugins.inference.scenes import SceneDetector
 from basicsr_plugins.inference.settings import Progress, UpscaleSettings, precision
@@ -107,7 +108,7 @@ def upscale_pairs(
         )
     if spec.time_scale != 1:
         raise InputError(f'{spec.name} makes frames between those it is given, which upscaling cannot place.')
-    return _upscale(net, spec, frames, settings, skip, Progress(progress), keep)
+    return _upscale(net, frames, settings, skip, Progress(progress), keep)
 
 
 def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
@@ -123,7 +124,7 @@ def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
 
 
 @torch.no_grad()
-def _upscale(net, spec, frames, settings, skip, progress, keep):
+def _upscale(net, frames, settings, skip, progress, keep):
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
@@ -131,7 +132,8 @@ def _upscale(net, spec, frames, settings, skip, progress, keep):
     settings = replace(settings, tile=settings.tile_side(first.shape[-2:]))
     frames = itertools.chain([first], frames)
     del first  # one film's frame less in memory
-    with _in_eval_mode(net):
+    with prepared(net, settings.dtype) as net:
+        spec = spec_of(net)
         for scene in _scenes(frames, settings.scene_cuts, progress):
             missing = max(skip - progress.count['upscale'], 0)
             for lq, hr in _choose(net, spec, settings, keep)(scene, device_of(net), settings, missing, progress):
@@ -143,16 +145,6 @@ def _choose(net: nn.Module, spec: NetworkSpec, settings: UpscaleSettings, keep: 
     if spec.steps is None:
         return partial(_restore_otherwise, net, spec)
     return partial(restore_exactly if settings.mode == 'exact' else restore_stream, spec, keep=keep)
-
-
-@contextlib.contextmanager
-def _in_eval_mode(net: nn.Module):
-    training = net.training
-    net.eval()
-    try:
-        yield
-    finally:
-        net.train(training)
 
 
 def _scenes(frames: Iterable[Tensor], scene_cuts: bool, progress: Progress) -> Iterator[Iterator[Tensor]]:

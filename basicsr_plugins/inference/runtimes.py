@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from basicsr_plugins.archs.recurrent import State
 from basicsr_plugins.errors import InputError, suggest
 from basicsr_plugins.inference.exported import Export, check_exportable, example_clip
+from basicsr_plugins.inference.prepared import lay_out
 from basicsr_plugins.inference.replaced_steps import ReplacedSteps, inputs_of_steps
 from basicsr_plugins.inference.sessions import RUNTIMES, OpenVINO, Runtime, is_installed
 from basicsr_plugins.inference.tracing import SINGLE, WHOLE, flatten, trace
@@ -38,7 +39,8 @@ def on_runtime(net: nn.Module | Export, runtime: str = 'auto', dtype: torch.dtyp
             flow, and positions between pixels, stay in float32.
 
     Returns:
-        The network itself for PyTorch, which computes in the dtype that `UpscaleSettings` says.
+        For PyTorch the network itself, its weights laid out for speed; it computes in the dtype that `UpscaleSettings`
+        says.
 
     Raises:
         InputError: If the runtime is unknown, not installed, or cannot run the network in that dtype.
@@ -53,7 +55,7 @@ def on_runtime(net: nn.Module | Export, runtime: str = 'auto', dtype: torch.dtyp
         return _compose(net, net.spec, RUNTIMES[name](dtype))
     spec = spec_of(net)
     if runtime == 'torch' or (runtime == 'auto' and not _may_gain(net, spec, dtype)):
-        return net
+        return lay_out(net)
     if runtime == 'auto':
         return _converted_or_not(net, spec, dtype)
     if device_of(net) not in (None, torch.device('cpu')):
@@ -82,7 +84,7 @@ def _converted_or_not(net: nn.Module, spec: NetworkSpec, dtype: torch.dtype) -> 
         for _ in restore_frames(converted, example_clip(spec)[0]):
             pass
     except (InputError, RuntimeError):  # of the export, of OpenVINO
-        return net
+        return lay_out(net)
     return converted
 
 
