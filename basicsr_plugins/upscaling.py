@@ -5,21 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
-from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import IMAGE_SUFFIXES
-from basicsr_plugins.inference.buffers import forget_states
-from basicsr_plugins.inference.engine import notes_on, upscale_pairs
+from basicsr_plugins.inference.engine import notes_on
 from basicsr_plugins.inference.exported import Export
 from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.settings import UpscaleSettings
@@ -27,11 +21,10 @@ from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_ent
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.shipped_weights import find_weights, list_shipped
-from basicsr_plugins.video.media import Source, Target, VideoSettings
+from basicsr_plugins.upscaling_run import Notes, run
+from basicsr_plugins.video.media import VideoSettings
 from basicsr_plugins.video.opening import open_source, open_target
 from basicsr_plugins.video.work_folder import COMPARED
-
-FORGET_EVERY = 50  # frames: what a run that goes on does not need is looked for in the folder of states
 
 WEIGHTS_FOR = {  # what is upscaled -> shipped weights, the best first
     'film': ('efar-s-video', 'rt-video', 'efar-s-bicubic'),
@@ -169,7 +162,7 @@ def upscale(
     options = {'settings': video or VideoSettings(), 'resume': resume, 'force': force, 'job': job}
     scale = network_scale(net)
     h, w = reader.size
-    notes = _Notes(show_progress)
+    notes = Notes(show_progress)
     with contextlib.ExitStack() as stack:
         # left in the reverse order: the output itself is closed last, and where it is, all is done
         target = stack.enter_context(open_target(output, reader, scale, **options))
@@ -187,26 +180,11 @@ def upscale(
         notes.add(*reader.notes, *notes_on(net, settings))
         keep = target.states_folder(settings.temp_dir)
         settings = replace(settings, temp_dir=settings.temp_dir or target.parts)
-        _run(net, reader, targets, settings, keep, scale, show_progress)
+        run(net, reader, targets, settings, keep, scale, notes, show_progress)
         notes.add(*(note for one in targets for note in one.notes), *reader.notes)
     if reader.damage:
         notes.add(reader.damage)
     return notes.texts
-
-
-class _Notes:
-    """Sentences for the user, each once, told when they come."""
-
-    def __init__(self, tell: bool):
-        self.texts = []
-        self._tell = tell
-
-    def add(self, *texts: str) -> None:
-        for text in texts:
-            if text not in self.texts:
-                self.texts.append(text)
-                if self._tell:
-                    tqdm.write(f'note: {text}', file=sys.stderr)
 
 
 def network_identity(net: nn.Module) -> str:
@@ -225,58 +203,3 @@ def network_scale(net: nn.Module) -> int:
         tiny = torch.zeros(1, 3, 64, 64)
         scale = next(restore_frames(net, tiny)).size(-1) // tiny.size(-1)
     return scale
-
-
-def _run(
-    net: nn.Module,
-    reader: Source,
-    targets: list[Target],
-    settings: UpscaleSettings,
-    keep: Path,
-    scale: int,
-    show_progress: bool,
-) -> None:
-    skip = min(target.num_done for target in targets)
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(
-            tqdm(total=reader.num_frame, initial=skip, unit='frame', disable=not show_progress, mininterval=0.5)
-        )
-        shown = time.monotonic()
-
-        def progress(stage: str, done: int) -> None:
-            nonlocal shown
-            if stage == 'upscale':
-                bar.set_postfix_str('', refresh=False)
-                bar.update(max(done - bar.n, 0))
-            elif time.monotonic() - shown > 0.5:
-                bar.set_postfix_str(f'{stage} {done}')
-                shown = time.monotonic()
-
-        pairs = stack.enter_context(contextlib.closing(upscale_pairs(net, reader, settings, skip, progress, keep)))
-        try:
-            _write(pairs, targets, skip, scale, keep)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or 'out of memory' in str(error) or "can't allocate memory" in str(error):
-                side = settings.tile_side(reader.size) or max(reader.size)
-                raise InputError(f'memory is too small for tiles of {side} pixels; take smaller ones.') from error
-            raise
-
-
-def _write(pairs: Iterator[tuple[Tensor, Tensor]], targets: list[Target], skip: int, scale: int, keep: Path) -> None:
-    """Write each HR frame, and where there is a second target the same with bicubic at its left.
-
-    States in the folder `keep` that no run going on from here needs are removed.
-    """
-    bicubic = Bicubic(scale)
-    forgotten = 0
-    for index, (lq, hr) in enumerate(pairs, skip):
-        outputs = [hr]
-        if len(targets) == 2:
-            outputs.append(torch.cat((bicubic.upsample(lq[None])[0].to(hr), hr), dim=2))
-        for target, one in zip(targets, outputs):
-            if index >= target.num_done:
-                target.write(one)
-        finished = min(target.num_kept for target in targets)
-        if finished - forgotten >= FORGET_EVERY:
-            forget_states(keep, finished)
-            forgotten = finished

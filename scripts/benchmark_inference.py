@@ -17,11 +17,12 @@ import time
 import torch
 from basicsr.archs import build_network
 
-from basicsr_plugins.benchmark.machine import PeakMemory, describe_machine
+from basicsr_plugins.benchmark.machine import describe_machine
 from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.files import parse_size
 from basicsr_plugins.inference import UpscaleSettings, upscale_frames
 from basicsr_plugins.inference.runtimes import on_runtime
+from basicsr_plugins.memory import PeakMemory
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 TOOLBOX = "the toolbox's BasicVSR"

@@ -26,9 +26,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from basicsr_plugins.benchmark.machine import PeakMemory, describe_machine, describe_versions
+from basicsr_plugins.benchmark.machine import describe_machine, describe_versions
 from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.files import parse_size, write_atomically
+from basicsr_plugins.memory import PeakMemory
 from basicsr_plugins.upscaling import choose_device
 
 MODES = ('exact', 'stream')

@@ -27,9 +27,10 @@ from pathlib import Path
 
 import torch
 
-from basicsr_plugins.benchmark.machine import PeakMemory, describe_machine, describe_versions, synchronize
+from basicsr_plugins.benchmark.machine import describe_machine, describe_versions
 from basicsr_plugins.errors import InputError, one_line, run_script
 from basicsr_plugins.files import parse_size, write_atomically
+from basicsr_plugins.memory import PeakMemory, synchronize
 from basicsr_plugins.upscaling import choose_device
 
 REFERENCE = 'BasicVSR, toolbox'

@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from basicsr_plugins.archs import bicubic_arch
-from basicsr_plugins.benchmark.machine import synchronize
 from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.memory import synchronize
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.ops import deform_conv
 

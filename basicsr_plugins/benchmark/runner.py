@@ -15,7 +15,7 @@ from basicsr_plugins.benchmark.cache import Cache
 from basicsr_plugins.benchmark.clips import BenchmarkClip
 from basicsr_plugins.benchmark.collect import collect, failures
 from basicsr_plugins.benchmark.evaluation import choose_view, evaluate_clip, write_gt_pictures
-from basicsr_plugins.benchmark.machine import PeakMemory, this_commit
+from basicsr_plugins.benchmark.machine import this_commit
 from basicsr_plugins.benchmark.methods import Method, NetworkMethod
 from basicsr_plugins.benchmark.page import write_report
 from basicsr_plugins.benchmark.profile import count_macs, count_parameters, seconds_per_frame
@@ -26,6 +26,7 @@ from basicsr_plugins.benchmark.tables import write_csv
 from basicsr_plugins.benchmark.workers import Workers
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import DISK_FULL, disk_error, lock_file, write_atomically
+from basicsr_plugins.memory import PeakMemory
 
 
 def run_benchmark(benchmark: Benchmark) -> Results | None:

@@ -147,9 +147,9 @@ class StateLayout:
         """The state, of the dtypes and on the device that it had."""
         values = torch.frombuffer(data, dtype=kept_as).split([shape.numel() for shape in self.shapes])
         state = tuple(
-            part.view(shape).to(self.device, dtype).contiguous(
-                memory_format=torch.channels_last if last else torch.contiguous_format
-            )
+            part.view(shape)
+            .to(self.device, dtype)
+            .contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
             for part, shape, dtype, last in zip(values, self.shapes, self.dtypes, self.channels_last)
         )
         return state if self.is_tuple else state[0]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+READ_AHEAD, WRITE_BEHIND = 4, 2  # frames at most that wait for the network, and for the encoder
 END = object()
 
 
@@ -92,6 +93,7 @@ class WriteBehind:
             self._thread.join()
         except BaseException:  # Ctrl-C while it waits: what still waits is not written
             self._stopped.set()
+            self._channel.put(END)
             self._thread.join()
             raise
         if kind is None:

@@ -19,7 +19,8 @@ COMPARED = 'compared'  # there once the comparison beside the output is complete
 BESIDE = 'beside'  # names the comparison
 STATES_AT = 'states_at'  # names the folder of a network's states
 STATES = 'states'
-OWN = (LOCK, STATE, COMPARED, BESIDE, STATES_AT, STATES)
+FITTED = 'fitted'  # tiles and segments that memory took
+OWN = (LOCK, STATE, COMPARED, BESIDE, STATES_AT, STATES, FITTED)
 DIFFERENCES = {  # what differs where a number that says nothing to a reader does
     'bytes': 'the film has changed since',
     'modified': 'the film has changed since',

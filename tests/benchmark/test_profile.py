@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr_plugins.benchmark import machine, profile
-from basicsr_plugins.benchmark.machine import PeakMemory, git_commit
+from basicsr_plugins.benchmark.machine import git_commit
 from basicsr_plugins.benchmark.profile import MacCounter, count_macs, count_parameters, seconds_per_frame
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.memory import PeakMemory
 from basicsr_plugins.ops import deform_conv
 from basicsr_plugins.ops.deform_conv import ModulatedDeformConv2d, available_backends
 
@@ -446,7 +447,7 @@ def test_peak_memory_is_what_was_taken_at_once_and_no_more():
 
 
 def test_peak_memory_is_none_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr(machine, '_restart_high_water_mark', lambda: False)
+    monkeypatch.setattr('basicsr_plugins.memory._restart_high_water_mark', lambda: False)
     with PeakMemory('cpu') as memory:
         pass
     assert memory.bytes is None

@@ -5,9 +5,9 @@ import torch
 from basicsr.archs import build_network
 from basicsr.models import build_model
 
-from basicsr_plugins.benchmark.machine import PeakMemory
 from basicsr_plugins.benchmark.profile import seconds_per_frame
 from basicsr_plugins.errors import RunError
+from basicsr_plugins.memory import PeakMemory
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
 

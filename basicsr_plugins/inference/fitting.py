@@ -1,0 +1,138 @@
+"""Choose tiles and segments by the memory that is free: what a network takes is measured on a small film first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from basicsr_plugins.archs.recurrent import Clip, State, call
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.engine import upscale_frames
+from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND
+from basicsr_plugins.inference.settings import AUTO_TILE, UpscaleSettings
+from basicsr_plugins.memory import PeakMemory
+from basicsr_plugins.models.network_spec import NetworkSpec, spec_of
+from basicsr_plugins.models.restoration import device_of, pad, prepare_lq
+
+SIDE = 64  # of the small film, LR pixels
+LEAST_TILE = 32  # LR pixels
+SHARE = 0.8  # of the free memory that a run may take
+SURELY_LESS = 100 * 1024  # bytes for an LR pixel: more than any of the networks takes, so small frames are not measured
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that upscaling takes for each LR pixel.
+
+    Args:
+        work: Of what is worked on at a time, a tile with its border or a frame.
+        frame: Of a whole frame, whatever the tiles: itself and its neighbours, their features, flows and states, and
+            the HR frames that wait for the encoder.
+        state: Of each frame of a segment: its backward state.
+    """
+
+    work: float
+    frame: float
+    state: float = 0
+
+    def total(self, size: tuple[int, int], settings: UpscaleSettings) -> int:
+        """Bytes for frames of (h, w)."""
+        h, w = size
+        worked_on = h * w
+        if settings.tile is not None:
+            side = settings.tile + 2 * settings.tile_overlap
+            worked_on = min(side, h) * min(side, w)
+        return int(self.work * worked_on + (self.frame + settings.segment * self.state) * h * w)
+
+
+@torch.no_grad()
+def measure_need(net: nn.Module, settings: UpscaleSettings) -> Need | None:
+    """What a network takes, by the peak of memory over a small film; None where the system does not say."""
+    spec, device = spec_of(net), device_of(net) or torch.device('cpu')
+    side = -(-max(SIDE, spec.min_size) // spec.size_multiple) * spec.size_multiple
+    number = max(spec.min_frames, 2) if spec.steps is not None or spec.input_type != 'sequence' else settings.segment
+    settings = replace(settings, tile=None, scene_cuts=False)
+    for length in (side // 2, side):  # the first of them loads, converts and compiles
+        film = torch.rand(number, 3, length, length, generator=torch.Generator().manual_seed(0))
+        with PeakMemory(device) as memory:
+            for hr in upscale_frames(net, film, settings):
+                scale = hr.size(-1) / length
+    if memory.bytes is None:
+        return None
+    work = memory.bytes / side**2
+    if spec.steps is None and spec.input_type == 'sequence':
+        work *= (settings.segment + 2 * settings.lookahead) / number
+    waiting = 12 * (READ_AHEAD + 2) + 12 * scale**2 * (WRITE_BEHIND + 2)
+    kept, state = _measure_states(spec, film[:2, None].to(device)) if spec.steps is not None else (0, 0)
+    return Need(work, waiting + kept, state if settings.mode == 'exact' else 0)
+
+
+def _measure_states(spec: NetworkSpec, film: torch.Tensor) -> tuple[float, float]:
+    """Bytes for an LR pixel that are kept between steps, but for the backward states, and those of a backward state."""
+    sizes = {}
+
+    def record(step, **inputs: State | None) -> State:
+        result = call(step, **inputs)
+        parts = result if isinstance(result, tuple) else (result,)
+        sizes[step.__name__] = sum(part.numel() * part.element_size() for part in parts) / film[0, 0, 0].numel()
+        return result
+
+    clip = Clip(spec.steps, [pad(spec, prepare_lq(spec, frame)) for frame in film], record)
+    backward = [clip.step('backward_step', i) for i in range(2)]
+    clip.step('forward_step', 0, None, backward[0])
+    forward = 2 * sizes.get('forward_step', 0)  # the one before and the one that comes
+    return 3 * sizes.get('extract', 0) + 4 * sizes.get('flow', 0) + forward, sizes.get('backward_step', 0)
+
+
+def fit(
+    settings: UpscaleSettings, size: tuple[int, int], need: Need, free: int, largest: int | None = None
+) -> UpscaleSettings:
+    """The settings with the largest tiles, and in mode `exact` the longest segments, that the free memory takes.
+
+    Args:
+        settings: `tile` is `auto`: in one piece where `UpscaleSettings.tile_side` says so.
+        size: (h, w) of the LR frames.
+        need: What the network takes.
+        free: Bytes.
+        largest: Tiles are no larger.
+
+    Raises:
+        InputError: If the least tiles take more.
+    """
+    for tile in _tiles(settings, size, largest):
+        for segment in _segments(settings):
+            fitted = replace(settings, tile=tile, segment=segment)
+            if need.total(size, fitted) <= SHARE * free:
+                return fitted
+    h, w = size
+    raise InputError(
+        f'memory is too small: frames of {w}x{h} take {need.total(size, fitted) / GIB:.1f} GiB even in tiles of '
+        f'{tile} pixels, and {SHARE * free / GIB:.1f} GiB can be taken; free some, or take a smaller network.'
+    )
+
+
+def _tiles(settings: UpscaleSettings, size: tuple[int, int], largest: int | None) -> Iterator[int | None]:
+    if largest is None:
+        yield settings.tile_side(size)
+    tile = largest or AUTO_TILE
+    while tile >= LEAST_TILE:
+        yield tile
+        tile //= 2
+
+
+def _segments(settings: UpscaleSettings) -> Iterator[int]:
+    segment = settings.segment
+    while segment > 1 and settings.mode == 'exact':
+        yield segment
+        segment //= 2
+    yield segment if settings.mode != 'exact' else 1
+
+
+def halve(tile: int | None, size: tuple[int, int]) -> int | None:
+    """Tiles half as large, at most; None where they would be too small."""
+    smaller = min(AUTO_TILE, max(size) // 2) if tile is None else tile // 2
+    return smaller if smaller >= LEAST_TILE else None

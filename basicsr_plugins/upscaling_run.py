@@ -1,0 +1,198 @@
+"""One run over a film: the network between the reader and the writers, in the memory that there is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from basicsr_plugins.archs.bicubic_arch import Bicubic
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.files import write_atomically
+from basicsr_plugins.inference.buffers import forget_states
+from basicsr_plugins.inference.engine import upscale_pairs
+from basicsr_plugins.inference.fitting import GIB, SHARE, SURELY_LESS, fit, halve, measure_need
+from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND, WriteBehind, read_ahead
+from basicsr_plugins.inference.settings import UpscaleSettings
+from basicsr_plugins.memory import free_memory, is_out_of_memory, keep_freed_memory
+from basicsr_plugins.models.restoration import device_of
+from basicsr_plugins.video.media import Source, Target
+from basicsr_plugins.video.work_folder import FITTED
+
+FORGET_EVERY = 50  # frames: what a run that goes on does not need is looked for in the folder of states
+
+
+class Notes:
+    """Sentences for the user, each once, told when they come."""
+
+    def __init__(self, tell: bool):
+        self.texts = []
+        self._tell = tell
+
+    def add(self, *texts: str) -> None:
+        for text in texts:
+            if text not in self.texts:
+                self.texts.append(text)
+                if self._tell:
+                    tqdm.write(f'note: {text}', file=sys.stderr)
+
+
+def run(
+    net: nn.Module,
+    source: Source,
+    targets: list[Target],
+    settings: UpscaleSettings,
+    keep: Path,
+    scale: int,
+    notes: Notes,
+    show_progress: bool,
+) -> None:
+    """Upscale what the targets do not have yet.
+
+    Args:
+        net: The network.
+        source: The LR frames.
+        targets: One, or a second that gets bicubic at the left of each frame.
+        settings: How. Tiles `auto` and, in mode `exact`, segments are chosen by the free memory where frames are large;
+            whatever the tiles, they are halved where memory runs out.
+        keep: Folder of the network's states, for another run to go on from; what no run needs any more is removed.
+        scale: Of the network.
+        notes: Gets what was chosen.
+        show_progress: Whether a bar is shown.
+
+    Raises:
+        InputError: If memory is too small for the least tiles.
+    """
+    chosen = targets[0].parts / FITTED
+    settings = _fit(net, source.size, settings, chosen, notes)
+    while not _go_through(net, source, targets, settings, keep, scale, show_progress):
+        settings = _with_smaller_tiles(source.size, settings, chosen, notes)
+
+
+def _fit(
+    net: nn.Module, size: tuple[int, int], settings: UpscaleSettings, chosen: Path, notes: Notes
+) -> UpscaleSettings:
+    """Tiles and segments that the free memory takes, where the settings leave it open.
+
+    The file `chosen` holds what an interrupted run had, which is kept: tiles change frames, a little.
+    """
+    h, w = size
+    free = free_memory(device_of(net))
+    if free is None or SURELY_LESS * h * w <= SHARE * free:
+        keep_freed_memory()
+        return settings
+    if settings.tile != 'auto':
+        return settings
+    if chosen.is_file():
+        return replace(settings, **json.loads(chosen.read_text()))
+    need = measure_need(net, settings)
+    if need is None:
+        return settings
+    settings = fit(settings, size, need, free)
+    tiles = 'in one piece' if settings.tile is None else f'in tiles of {settings.tile} pixels'
+    taken = need.total(size, settings)
+    notes.add(
+        f'frames of {w}x{h} take about {taken / GIB:.1f} GiB of the {free / GIB:.1f} GiB that are free: '
+        f'each is worked on {tiles}, {settings.segment} frames a segment.'
+    )
+    _note_choice(chosen, settings)
+    if 2 * taken <= free:
+        keep_freed_memory()
+    return settings
+
+
+def _with_smaller_tiles(
+    size: tuple[int, int], settings: UpscaleSettings, chosen: Path, notes: Notes
+) -> UpscaleSettings:
+    """After memory ran out.
+
+    Raises:
+        InputError: If the tiles are the least already.
+    """
+    tile = settings.tile_side(size)
+    smaller = halve(tile, size)
+    if smaller is None:
+        raise InputError(
+            f'memory is too small even for tiles of {tile or max(size)} pixels; free some, or take a smaller network.'
+        )
+    notes.add(f'memory ran out; the film goes on in tiles of {smaller} pixels.')
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    settings = replace(settings, tile=smaller)
+    _note_choice(chosen, settings)
+    return settings
+
+
+def _note_choice(chosen: Path, settings: UpscaleSettings) -> None:
+    write_atomically(chosen, json.dumps({'tile': settings.tile, 'segment': settings.segment}))
+
+
+def _go_through(
+    net: nn.Module,
+    source: Source,
+    targets: list[Target],
+    settings: UpscaleSettings,
+    keep: Path,
+    scale: int,
+    show_progress: bool,
+) -> bool:
+    """Whether memory was enough to upscale what the targets do not have yet; if not, what is done is written."""
+    skip = min(target.num_written for target in targets)
+    bicubic = Bicubic(scale) if len(targets) == 2 else None
+    try:
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(
+                tqdm(total=source.num_frame, initial=skip, unit='frame', disable=not show_progress, mininterval=0.5)
+            )
+            frames = stack.enter_context(contextlib.closing(read_ahead(source, READ_AHEAD)))
+            pairs = upscale_pairs(net, frames, settings, skip, _show(bar), keep)
+            pairs = stack.enter_context(contextlib.closing(pairs))
+            writer = stack.enter_context(WriteBehind(partial(_write, targets, bicubic), WRITE_BEHIND))
+            forgotten = 0
+            for index, (lq, hr) in enumerate(pairs, skip):
+                writer.put((index, lq, hr))
+                finished = min(target.num_kept for target in targets)
+                if finished - forgotten >= FORGET_EVERY:
+                    forget_states(keep, finished)
+                    forgotten = finished
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def _show(bar: tqdm) -> Callable[[str, int], None]:
+    """Shows on a bar how far a run is: (stage, frames that have gone through it)."""
+    shown = time.monotonic()
+
+    def progress(stage: str, done: int) -> None:
+        nonlocal shown
+        if stage == 'upscale':
+            bar.set_postfix_str('', refresh=False)
+            bar.update(max(done - bar.n, 0))
+        elif time.monotonic() - shown > 0.5:
+            bar.set_postfix_str(f'{stage} {done}')
+            shown = time.monotonic()
+
+    return progress
+
+
+def _write(targets: list[Target], bicubic: Bicubic | None, item: tuple[int, Tensor, Tensor]) -> None:
+    """Write frame `index`, and where there is a second target the same with bicubic at its left."""
+    index, lq, hr = item
+    outputs = [hr]
+    if bicubic is not None:
+        outputs.append(torch.cat((bicubic.upsample(lq[None])[0].to(hr), hr), dim=2))
+    for target, one in zip(targets, outputs):
+        if index >= target.num_written:
+            target.write(one)

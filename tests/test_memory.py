@@ -1,0 +1,80 @@
+"""What memory is free, by the limits that Linux sets; PeakMemory's tests are those of the benchmark's profile."""
+
+import subprocess
+import sys
+
+import pytest
+
+from basicsr_plugins.memory import free_memory, is_out_of_memory
+
+MIB = 2**20
+
+
+def write(file, text):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path / 'proc/meminfo', 'MemTotal:  8192 kB\nMemAvailable:  4096 kB\n')
+    return tmp_path
+
+
+def test_available_memory(root):
+    assert free_memory(None, root) == 4 * MIB
+    assert free_memory(None, root / 'nowhere') is None
+
+
+def test_control_groups(root):
+    """The least of what the groups around a process leave; file cache that can go counts as free."""
+    write(root / 'proc/self/cgroup', '0::/job/part\n')
+    groups = root / 'sys/fs/cgroup'
+    write(groups / 'job/part/memory.max', 'max\n')
+    write(groups / 'job/part/memory.current', '100\n')
+    assert free_memory(None, root) == 4 * MIB
+    write(groups / 'job/memory.max', f'{3 * MIB}\n')
+    write(groups / 'job/memory.current', f'{2 * MIB}\n')
+    assert free_memory(None, root) == MIB
+    write(groups / 'job/memory.stat', f'anon 5\ninactive_file {MIB}\n')
+    assert free_memory(None, root) == 2 * MIB
+    write(groups / 'job/memory.current', f'{5 * MIB}\n')
+    assert free_memory(None, root) == 0
+
+
+def test_control_groups_of_version_1(root):
+    write(root / 'proc/self/cgroup', '5:cpu:/a\n4:memory:/a/b\n')
+    write(root / 'sys/fs/cgroup/memory/a/memory.limit_in_bytes', f'{2 * MIB}\n')
+    write(root / 'sys/fs/cgroup/memory/a/memory.usage_in_bytes', f'{MIB}\n')
+    write(root / 'sys/fs/cgroup/memory/a/memory.stat', 'total_inactive_file 7\n')
+    assert free_memory(None, root) == MIB + 7
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the limit is read from /proc')
+def test_address_space():
+    code = (
+        'import resource, basicsr_plugins.memory as memory\n'
+        "taken = [line for line in open('/proc/self/status') if line.startswith('VmSize')][0].split()[1]\n"
+        'resource.setrlimit(resource.RLIMIT_AS, (int(taken) * 1024 + 300 * 2**20,) * 2)\n'
+        'print(memory.free_memory(None))\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert 290 * MIB < int(result.stdout) <= 300 * MIB
+
+
+@pytest.mark.parametrize(
+    ('error', 'is_one'),
+    [
+        (MemoryError(), True),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            True,
+        ),
+        (RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB'), True),
+        (RuntimeError('Exception from src: std::bad_alloc'), True),
+        (RuntimeError('mat1 and mat2 shapes cannot be multiplied'), False),
+        (ValueError('memory'), False),
+    ],
+)
+def test_errors_of_memory(error, is_one):
+    assert is_out_of_memory(error) == is_one
