@@ -115,6 +115,8 @@ def choose_device(name: str) -> torch.device:
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
+        if name == 'cuda' and 'LOCAL_RANK' in os.environ:  # of several processes each has its own
+            name = f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
@@ -157,8 +159,7 @@ def upscale(
         raise InputError(f'{compare} is the output itself; name another file for the comparison.')
     reader = open_source(source)
     settings = settings or UpscaleSettings()
-    job = {'network': type(net).__name__, 'weights': network_identity(net)}
-    job |= {field.name: str(getattr(settings, field.name)) for field in fields(settings) if field.name != 'temp_dir'}
+    job = describe_job(net, settings)
     options = {'settings': video or VideoSettings(), 'resume': resume, 'force': force, 'job': job}
     scale = network_scale(net)
     h, w = reader.size
@@ -185,6 +186,12 @@ def upscale(
     if reader.damage:
         notes.add(reader.damage)
     return notes.texts
+
+
+def describe_job(net: nn.Module, settings: UpscaleSettings) -> dict[str, str]:
+    """What frames depend on beside their source: a run is not resumed with another one."""
+    job = {'network': type(net).__name__, 'weights': network_identity(net)}
+    return job | {one.name: str(getattr(settings, one.name)) for one in fields(settings) if one.name != 'temp_dir'}
 
 
 def network_identity(net: nn.Module) -> str:

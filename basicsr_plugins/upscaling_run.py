@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -36,13 +37,13 @@ class Notes:
 
     def __init__(self, tell: bool):
         self.texts = []
-        self._tell = tell
+        self.tell = tell
 
     def add(self, *texts: str) -> None:
         for text in texts:
             if text not in self.texts:
                 self.texts.append(text)
-                if self._tell:
+                if self.tell:
                     tqdm.write(f'note: {text}', file=sys.stderr)
 
 
@@ -87,6 +88,8 @@ def _fit(
     """
     h, w = size
     free = free_memory(device_of(net))
+    if free is not None and device_of(net) in (None, torch.device('cpu')):
+        free //= int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # processes of torchrun on this machine
     if free is None or SURELY_LESS * h * w <= SHARE * free:
         keep_freed_memory()
         return settings

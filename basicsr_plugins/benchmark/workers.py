@@ -15,6 +15,7 @@ from basicsr.utils import get_root_logger
 from basicsr_plugins.data.preparation import end_with_parent
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.files import DISK_FULL
+from basicsr_plugins.memory import is_out_of_memory
 
 KILLED = 'its process was killed, most likely for lack of memory'
 
@@ -71,7 +72,7 @@ def _run(job: Callable, *arguments) -> tuple[str | None, bool]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
-        is_harmless = isinstance(error, InputError) or not (torch.cuda.is_initialized() or _is_out_of_memory(error))
+        is_harmless = isinstance(error, InputError) or not (torch.cuda.is_initialized() or is_out_of_memory(error))
         return reason(error), is_harmless
     return None, True
 
@@ -86,10 +87,6 @@ def _start() -> None:
 def reason(error: Exception) -> str:
     """One sentence on why a method failed."""
     text = one_line(error)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return f'out of memory ({text[:150]})'
     return text if isinstance(error, InputError) else f'{type(error).__name__}: {text[:300]}'
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in one_line(error)

@@ -5,12 +5,15 @@
     python scripts/upscale.py frames/ -o frames_x4/ --weights basicvsr_reds4.pth
     python scripts/upscale.py 'frames/*.png' -o film.mkv --codec hevc --fps 24 --compare film_compare.mkv ...
 
+    torchrun --nproc_per_node 4 -m basicsr_plugins upscale film.mp4 -o film_x4.mp4   # scenes shared by four processes
+
 Interrupted (Ctrl-C, a crash), the same command with --resume goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -23,6 +26,7 @@ from basicsr_plugins.inference.precision import choose_dtype
 from basicsr_plugins.inference.sessions import RUNTIMES
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.upscaling import choose_weights, load_network, upscale
+from basicsr_plugins.upscaling_shared import is_shared, upscale_shared
 from basicsr_plugins.video.media import VideoSettings
 from basicsr_plugins.video.opening import open_source
 
@@ -92,10 +96,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: If something that the user gave cannot be used.
     """
     args = parse_args(argv)
+    is_first = not is_shared() or os.environ['RANK'] == '0'
+    if is_shared() and (args.compare or args.dtype == 'auto'):
+        raise InputError('--compare and --dtype auto are for one process; leave them out under torchrun.')
     weights = args.weights
     if weights is None and args.network is None:
         weights, note = choose_weights(args.input, args.device)
-        print(f'note: {note or f"the weights are {weights}."}', file=sys.stderr)
+        if is_first:
+            print(f'note: {note or f"the weights are {weights}."}', file=sys.stderr)
     load = partial(load_network, weights, args.network, args.device, args.scale, args.runtime)
     if args.dtype == 'auto':
         dtype, why = choose_dtype(load, open_source(args.input))
@@ -124,11 +132,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         segment_frames=args.segment_frames,
     )
     try:
-        upscale(net, args.input, args.output, settings, video, args.resume, args.force, args.compare)
+        if is_shared():
+            upscale_shared(net, args.input, args.output, settings, video, args.resume, args.force)
+        else:
+            upscale(net, args.input, args.output, settings, video, args.resume, args.force, args.compare)
     except KeyboardInterrupt:
         print('What is finished is kept; the same command with --resume goes on.', file=sys.stderr)
         raise
-    print(args.output)
+    if is_first:
+        print(args.output)
 
 
 def tile_side(text: str) -> int | str | None:

@@ -181,7 +181,7 @@ class VideoTarget(Target):
             done += len(read_times(file))
         kept = {*OWN, *(name for file in self._segments for name in (file.name, file.stem + '.json'))}
         for file in self.parts.iterdir():
-            if file.name not in kept:
+            if file.name not in kept and not file.is_dir():  # folders are other processes' parts
                 file.unlink()
         return done
 
@@ -219,6 +219,15 @@ class VideoTarget(Target):
         self.num_kept += self._segment.num_frame
         self._segment = None
 
+    def _complete(self) -> None:
+        if self._segment is not None:
+            self._close_segment()
+
+    def _take(self, folder: Path, first: int) -> int:
+        files = sorted(folder.glob('seg_*.mkv'))
+        self._segments += files
+        return sum(len(read_times(file)) for file in files if is_whole(file))
+
     def _discard(self) -> None:
         segment, self._segment = getattr(self, '_segment', None), None
         if segment is not None:
@@ -231,7 +240,7 @@ class VideoTarget(Target):
     def _finish(self) -> Path:
         if self._segment is not None:
             with self._disk_errors(self._segment.file):
-                self._close_segment()
+                self._complete()
         joined = self._joined
         joined.unlink(missing_ok=True)
         try:

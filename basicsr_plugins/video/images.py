@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -217,6 +218,19 @@ class ImageTarget(Target):
             part.write_bytes(data)
             os.replace(part, file)
         self.num_kept = index + 1
+
+    def _take(self, folder: Path, first: int) -> int:
+        files = sorted((folder / 'frames').glob('*.png'), key=lambda file: natural_key(file.name))
+        for index, file in enumerate(files, first):
+            part = self._frames / '.taken.part'
+            part.unlink(missing_ok=True)
+            try:
+                os.link(file, part)
+            except OSError:  # a file system without links
+                shutil.copyfile(file, part)
+            os.replace(part, self._file(index))
+        (self._frames / '.taken.part').unlink(missing_ok=True)  # to replace a file by itself does nothing
+        return len(files)
 
     def _finish(self) -> Path:
         return self._frames

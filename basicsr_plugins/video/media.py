@@ -200,6 +200,13 @@ class Target:
     def _write(self, index: int, frame: Tensor) -> None:
         raise NotImplementedError
 
+    def _complete(self) -> None:
+        """Complete what is unfinished, so that all that is written is kept."""
+
+    def _take(self, folder: Path, first: int) -> int:
+        """Take the finished frames of another target's folder, the first of them as `first`; their number."""
+        raise NotImplementedError
+
     def _finish(self) -> Path:
         """Complete the output below `parts` and return its path there."""
         raise NotImplementedError
@@ -253,6 +260,29 @@ class Target:
             raise
         self.work.remove()
 
+    def leave(self) -> None:
+        """Stop, with all that is written complete below `parts`, for another target to take over.
+
+        Raises:
+            InputError: If the disk refuses it.
+        """
+        with self._disk_errors(self.parts):
+            self._complete()
+        self.closed = True
+        self.work.release()
+
+    def take_over(self, path: Path, first: int, number: int) -> None:
+        """Take the frames that another target for `path` left: `number` of them, from this one's frame `first` on.
+
+        Raises:
+            InputError: If they are not all there, or the disk refuses it.
+        """
+        with self._disk_errors(self.parts):
+            taken = self._take(WorkFolder(Path(path)).path, first) if number else 0
+        if taken != number:
+            raise InputError(f'{path}: {taken} of {number} frames are there; start over with force.')
+        self.num_written = first + number
+
     def pair_with(self, other: Path | None) -> None:
         """See `WorkFolder.pair_with`."""
         with self._disk_errors(self.parts):
@@ -269,7 +299,7 @@ class Target:
             return
         self.closed = True
         self._discard()
-        if self.num_written == 0 and not self.work.has_states():
+        if self.num_written == 0 and not self.work.is_needed():
             self.work.remove()
         self.work.release()
 

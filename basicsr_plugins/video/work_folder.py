@@ -132,10 +132,11 @@ class WorkFolder:
         note = self.path / STATES_AT
         return Path(os.fsdecode(note.read_bytes())) if note.is_file() else None
 
-    def has_states(self) -> bool:
-        """Whether states of a network are kept."""
+    def is_needed(self) -> bool:
+        """Whether a run can go on from more than frames: states of a network, or parts that other processes make."""
         folder = self._find_states()
-        return folder is not None and folder.is_dir()
+        has_states = folder is not None and folder.is_dir()
+        return has_states or any(self.path.glob('.*.parts'))
 
     def _remove_states(self) -> None:
         folder = self._find_states()
