@@ -96,7 +96,9 @@ def _fit(
     if settings.tile != 'auto':
         return settings
     if chosen.is_file():
-        return replace(settings, **json.loads(chosen.read_text()))
+        choice = json.loads(chosen.read_text())
+        whole_dir = settings.temp_dir if choice.pop('on_disk') else None
+        return replace(settings, **choice, whole_dir=whole_dir)
     need = measure_need(net, settings)
     if need is None:
         return settings
@@ -105,7 +107,8 @@ def _fit(
     taken = need.total(size, settings)
     notes.add(
         f'frames of {w}x{h} take about {taken / GIB:.1f} GiB of the {free / GIB:.1f} GiB that are free: '
-        f'each is worked on {tiles}, {settings.segment} frames a segment.'
+        f'each is worked on {tiles}, {settings.segment} frames a segment'
+        f'{", what is put together from them on disk" if settings.whole_dir else ""}.'
     )
     _note_choice(chosen, settings)
     if 2 * taken <= free:
@@ -136,7 +139,8 @@ def _with_smaller_tiles(
 
 
 def _note_choice(chosen: Path, settings: UpscaleSettings) -> None:
-    write_atomically(chosen, json.dumps({'tile': settings.tile, 'segment': settings.segment}))
+    choice = {'tile': settings.tile, 'segment': settings.segment, 'on_disk': settings.whole_dir is not None}
+    write_atomically(chosen, json.dumps(choice))
 
 
 def _go_through(

@@ -6,6 +6,7 @@ Frames come back as they went in, bit for bit: those of 8 or 16 bits are kept as
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -201,6 +202,24 @@ class DiskStates:
         itemsize = torch.empty(0, dtype=self.dtype).element_size()
         size = sum(shape.numel() for shape in self._layout.shapes) * itemsize
         return self._layout.unpack(self._file.read(self._places[place], size), self.dtype)
+
+
+def tensor_on_disk(shape: Sequence[int], dtype: torch.dtype, folder: Path) -> Tensor:
+    """An empty tensor in a nameless file, which the system keeps in memory as far as it is free.
+
+    Raises:
+        InputError: If the folder is full.
+    """
+    number = math.prod(shape)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, number * torch.empty(0, dtype=dtype).element_size())
+            return torch.from_file(file.name, shared=True, size=number, dtype=dtype).view(*shape)
+    except OSError as error:
+        raise InputError(
+            f'cannot write temporary files to {folder} ({error.strerror}); give a folder with more space as temp_dir.'
+        ) from error
 
 
 class KeptStates:

@@ -201,7 +201,12 @@ def _restore_kept(net, spec, frames, device, settings, skip) -> Iterator[tuple[T
     restored = partial(_restore, net, spec, settings, skip)
     if settings.tile:
         restored = partial(
-            restore_tiled, restored, tile=settings.tile, overlap=settings.tile_overlap, multiple=spec.lr_multiple
+            restore_tiled,
+            restored,
+            tile=settings.tile,
+            overlap=settings.tile_overlap,
+            multiple=spec.lr_multiple,
+            folder=settings.whole_dir,
         )
     restored = restored(frames)
     for i in itertools.count(skip):

@@ -30,13 +30,14 @@ class Need:
 
     Args:
         work: Of what is worked on at a time, a tile with its border or a frame.
-        frame: Of a whole frame, whatever the tiles: itself and its neighbours, their features, flows and states, and
-            the HR frames that wait for the encoder.
-        state: Of each frame of a segment: its backward state.
+        frame: Of a whole frame, whatever the tiles: itself and its neighbours, and their flow.
+        whole: Of what tiles are put together to, features, states and the HR frames that wait for the encoder.
+        state: Of each frame of a segment: its backward state, put together as well.
     """
 
     work: float
     frame: float
+    whole: float = 0
     state: float = 0
 
     def total(self, size: tuple[int, int], settings: UpscaleSettings) -> int:
@@ -46,7 +47,8 @@ class Need:
         if settings.tile is not None:
             side = settings.tile + 2 * settings.tile_overlap
             worked_on = min(side, h) * min(side, w)
-        return int(self.work * worked_on + (self.frame + settings.segment * self.state) * h * w)
+        whole = 0 if settings.whole_dir else self.whole + settings.segment * self.state
+        return int(self.work * worked_on + (self.frame + whole) * h * w)
 
 
 @torch.no_grad()
@@ -66,32 +68,40 @@ def measure_need(net: nn.Module, settings: UpscaleSettings) -> Need | None:
     work = memory.bytes / side**2
     if spec.steps is None and spec.input_type == 'sequence':
         work *= (settings.segment + 2 * settings.lookahead) / number
-    waiting = 12 * (READ_AHEAD + 2) + 12 * scale**2 * (WRITE_BEHIND + 2)
-    kept, state = _measure_states(spec, film[:2, None].to(device)) if spec.steps is not None else (0, 0)
-    return Need(work, waiting + kept, state if settings.mode == 'exact' else 0)
+    frame, whole = 12 * (READ_AHEAD + 3), 12 * scale**2 * (WRITE_BEHIND + 2)
+    if spec.steps is None:
+        return Need(work, frame, whole)
+    flow, kept, state = _measure_steps(spec, film[:2, None].to(device))
+    return Need(work, frame + flow, whole + kept, state)
 
 
-def _measure_states(spec: NetworkSpec, film: torch.Tensor) -> tuple[float, float]:
-    """Bytes for an LR pixel that are kept between steps, but for the backward states, and those of a backward state."""
-    sizes = {}
+def _measure_steps(spec: NetworkSpec, film: torch.Tensor) -> tuple[float, float, float]:
+    """Bytes for an LR pixel: that flow takes, that are kept between steps, and of a backward state."""
+    sizes, flow, pixels = {}, [0.0], film[0, 0, 0].numel()
 
     def record(step, **inputs: State | None) -> State:
-        result = call(step, **inputs)
+        with PeakMemory(film.device) as memory:
+            result = call(step, **inputs)
+        if step.__name__ == 'flow':
+            flow.append((memory.bytes or 0) / pixels)
         parts = result if isinstance(result, tuple) else (result,)
-        sizes[step.__name__] = sum(part.numel() * part.element_size() for part in parts) / film[0, 0, 0].numel()
+        sizes[step.__name__] = sum(part.numel() * part.element_size() for part in parts) / pixels
         return result
 
     clip = Clip(spec.steps, [pad(spec, prepare_lq(spec, frame)) for frame in film], record)
     backward = [clip.step('backward_step', i) for i in range(2)]
     clip.step('forward_step', 0, None, backward[0])
-    forward = 2 * sizes.get('forward_step', 0)  # the one before and the one that comes
-    return 3 * sizes.get('extract', 0) + 4 * sizes.get('flow', 0) + forward, sizes.get('backward_step', 0)
+    flow = max(flow) + 4 * sizes.get('flow', 0)  # two that are kept for a frame, two for the next
+    kept = 3 * sizes.get('extract', 0) + 2 * sizes.get('forward_step', 0)
+    return flow, kept, sizes.get('backward_step', 0)
 
 
 def fit(
     settings: UpscaleSettings, size: tuple[int, int], need: Need, free: int, largest: int | None = None
 ) -> UpscaleSettings:
     """The settings with the largest tiles, and in mode `exact` the longest segments, that the free memory takes.
+
+    Where the least are too much, what tiles are put together to lies in `temp_dir`.
 
     Args:
         settings: `tile` is `auto`: in one piece where `UpscaleSettings.tile_side` says so.
@@ -103,11 +113,12 @@ def fit(
     Raises:
         InputError: If the least tiles take more.
     """
-    for tile in _tiles(settings, size, largest):
-        for segment in _segments(settings):
-            fitted = replace(settings, tile=tile, segment=segment)
-            if need.total(size, fitted) <= SHARE * free:
-                return fitted
+    for folder in (None, settings.temp_dir):
+        for tile in _tiles(settings, size, largest):
+            for segment in _segments(settings):
+                fitted = replace(settings, tile=tile, segment=segment, whole_dir=tile and folder)
+                if need.total(size, fitted) <= SHARE * free:
+                    return fitted
     h, w = size
     raise InputError(
         f'memory is too small: frames of {w}x{h} take {need.total(size, fitted) / GIB:.1f} GiB even in tiles of '

@@ -64,6 +64,7 @@ class WriteBehind:
     def __init__(self, write: Callable[[Any], None], depth: int):
         self._write = write
         self._error = None
+        self._ended = False
         self._stopped = threading.Event()
         self._channel = queue.Queue(depth) if depth > 0 else None
         self._thread = threading.Thread(target=self._work, daemon=True) if depth > 0 else None
@@ -89,15 +90,19 @@ class WriteBehind:
         if self._thread is None:
             return
         try:
-            self._channel.put(END)
-            self._thread.join()
+            self._end()
         except BaseException:  # Ctrl-C while it waits: what still waits is not written
             self._stopped.set()
-            self._channel.put(END)
-            self._thread.join()
+            self._end()
             raise
         if kind is None:
             self._raise()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._channel.put(END)
+            self._ended = True
+        self._thread.join()
 
     def _work(self) -> None:
         while (item := self._channel.get()) is not END:

@@ -132,7 +132,9 @@ class PreparedFrames:
 
 def step_runner(spec: NetworkSpec, device: torch.device | None, settings: UpscaleSettings) -> Callable[..., State]:
     """What calls the steps, in the dtype and the tiles of the settings: flow always whole and in float32."""
-    run_tiles = TiledRunner(settings.tile, settings.tile_overlap, spec.size_multiple) if settings.tile else call
+    run_tiles = call
+    if settings.tile:
+        run_tiles = TiledRunner(settings.tile, settings.tile_overlap, spec.size_multiple, settings.whole_dir)
 
     def run(step: Callable[..., State], **inputs: State | None) -> State:
         if step.__name__ == 'flow':

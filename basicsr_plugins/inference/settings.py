@@ -33,6 +33,7 @@ class UpscaleSettings:
         dtype: Of the computation: float32, bfloat16 or float16 (by `torch.autocast`; flow stays in float32).
         tile: Side of tiles, in LR pixels; None: the frame in one piece; `auto`: tiles where frames are large.
         tile_overlap: What is worked on around a tile, in LR pixels.
+        whole_dir: Folder for what tiles are put together to (states, HR frames), on the CPU; None: in memory.
         scene_cuts: Whether cuts are looked for, and each scene upscaled by itself.
         blend: Whether chunks are faded into each other, over at most half a chunk.
 
@@ -48,6 +49,7 @@ class UpscaleSettings:
     dtype: torch.dtype = torch.float32
     tile: int | str | None = 'auto'
     tile_overlap: int = 32
+    whole_dir: Path | None = None
     scene_cuts: bool = True
     blend: bool = False
 

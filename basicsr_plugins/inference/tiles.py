@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from basicsr_plugins.archs.recurrent import State
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.buffers import tensor_on_disk
 
 
 class Tile(NamedTuple):
@@ -71,12 +73,14 @@ class TiledRunner:
         tile: Side of the tiles, in LR pixels.
         overlap: Border around each, in LR pixels.
         multiple: Where tiles may begin and end, as in `split_into_tiles`.
+        folder: Where results lie, which are whole; None: in memory.
     """
 
-    def __init__(self, tile: int, overlap: int, multiple: int = 1):
+    def __init__(self, tile: int, overlap: int, multiple: int = 1, folder: Path | None = None):
         self.tile = tile
         self.overlap = overlap
         self.multiple = multiple
+        self.folder = folder
 
     def __call__(self, step: Callable[..., State], **inputs: State | None) -> State:
         """As `step(**inputs)`: (b, c, h, w), tuples of these or None -> (b, c', s * h, s * w), or a tuple of these.
@@ -103,10 +107,18 @@ class TiledRunner:
                     f'{taken[1]}x{taken[0]}; run it without tiles.'
                 )
             if wholes is None:
-                wholes = tuple(part.new_empty(*part.shape[:-2], scale * h, scale * w) for part in parts)
+                wholes = tuple(new_whole(part, (scale * h, scale * w), self.folder) for part in parts)
             for part, whole in zip(parts, wholes):
                 tile.paste(part, whole, scale)
         return wholes if isinstance(result, tuple) else wholes[0]
+
+
+def new_whole(part: Tensor, size: tuple[int, int], folder: Path | None) -> Tensor:
+    """An empty tensor like a tile's, with the height and width of a frame; on the CPU in `folder`, if there is one."""
+    shape = (*part.shape[:-2], *size)
+    if folder is None or part.device.type != 'cpu':
+        return part.new_empty(shape)
+    return tensor_on_disk(shape, part.dtype, folder)
 
 
 def _size(inputs: dict[str, State | None]) -> tuple[int, int]:
@@ -130,14 +142,19 @@ class CroppedFrames:
 
 
 def restore_tiled(
-    restore: Callable[..., Iterator[Tensor]], frames: Sequence[Tensor], tile: int, overlap: int, multiple: int = 1
+    restore: Callable[..., Iterator[Tensor]],
+    frames: Sequence[Tensor],
+    tile: int,
+    overlap: int,
+    multiple: int = 1,
+    folder: Path | None = None,
 ) -> Iterator[Tensor]:
     """As `restore(frames)`, which yields (3, s * h, s * w) for each frame, with all tiles side by side."""
     h, w = frames[0].shape[-2:]
     tiles = split_into_tiles((h, w), tile, overlap, multiple)
     for results in zip(*(restore(CroppedFrames(frames, one)) for one in tiles)):
         scale = results[0].size(-1) // (tiles[0].outer[1].stop - tiles[0].outer[1].start)
-        whole = results[0].new_empty(3, scale * h, scale * w)
+        whole = new_whole(results[0], (scale * h, scale * w), folder)
         for one, result in zip(tiles, results):
             one.paste(result, whole, scale)
         yield whole

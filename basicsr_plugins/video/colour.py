@@ -39,6 +39,7 @@ MATRICES = {  # H.273 matrix coefficients -> (Kr, Kb)
 LIMITED, FULL = 1, 2  # AVColorRange
 SD_HEIGHT = 576
 CHROMA = ('nearest', 'linear')
+STRIPE = 1024  # rows that are converted at a time: memory stays small for any frame
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,20 @@ def rgb_to_frame(rgb: Tensor, colour: Colour, fmt: PlanarFormat) -> av.VideoFram
         colour: What the numbers shall mean.
         fmt: A YUV format, as of `yuv_format`.
     """
-    rgb = rgb.detach().float().clamp(0, 1)
+    frame = av.VideoFrame(rgb.size(2), rgb.size(1), fmt.name)
+    planes = [_rows_of(plane, fmt.dtype) for plane in frame.planes]
+    for top in range(0, rgb.size(1), STRIPE):
+        stripe = rgb[:, top : top + STRIPE].detach().float().clamp(0, 1)
+        for rows, samples in zip(planes, _samples(stripe, colour, fmt)):
+            first = top * len(rows) // len(planes[0])
+            rows[first : first + len(samples), : samples.size(1)] = samples.cpu().numpy().view(fmt.dtype)
+    frame.colorspace = colour.matrix
+    frame.color_range = FULL if colour.full_range else LIMITED
+    return frame
+
+
+def _samples(rgb: Tensor, colour: Colour, fmt: PlanarFormat) -> list[Tensor]:
+    """The samples of a frame's planes, (h, w) each, on the device of (3, h, w) in [0, 1]."""
     red, green, blue = rgb
     kr, kb = MATRICES[colour.matrix]
     y = kr * red + (1 - kr - kb) * green + kb * blue
@@ -205,22 +219,17 @@ def rgb_to_frame(rgb: Tensor, colour: Colour, fmt: PlanarFormat) -> av.VideoFram
     if fmt.log2_w or fmt.log2_h:
         chroma = F.avg_pool2d(chroma, (2**fmt.log2_h, 2**fmt.log2_w))
     luma_offset, luma_range, chroma_offset, chroma_range = _levels(fmt.depth, colour.full_range)
-    planes = [y * luma_range + luma_offset, *(chroma * chroma_range + chroma_offset)]
-    frame = av.VideoFrame(rgb.size(2), rgb.size(1), fmt.name)
     dtype = torch.uint8 if fmt.depth == 8 else torch.int16  # encoders take 12 bits at most
-    for plane, values in zip(frame.planes, planes):
-        samples = values.round_().clamp_(0, 2**fmt.depth - 1).to(dtype).cpu()
-        _write_plane(plane, samples.numpy().view(fmt.dtype))
-    frame.colorspace = colour.matrix
-    frame.color_range = FULL if colour.full_range else LIMITED
-    return frame
+    planes = y * luma_range + luma_offset, *(chroma * chroma_range + chroma_offset)
+    return [values.round_().clamp_(0, 2**fmt.depth - 1).to(dtype) for values in planes]
 
 
-def _write_plane(plane, values: np.ndarray) -> None:
-    length = plane.line_size // values.itemsize
-    rows = np.zeros((plane.height, length), values.dtype)
-    rows[:, : values.shape[1]] = values
-    plane.update(rows.tobytes())
+def _rows_of(plane, dtype: type) -> np.ndarray:
+    """A plane's own memory, (rows, samples of a row with what is added to it), that to be zero."""
+    rows = np.frombuffer(plane, dtype)[: plane.height * plane.line_size // np.dtype(dtype).itemsize]
+    rows = rows.reshape(plane.height, -1)
+    rows[:, plane.width :] = 0
+    return rows
 
 
 def choose_format(codec: str, encoder_formats: Sequence[str], source: PlanarFormat | None, depth: int) -> PlanarFormat:

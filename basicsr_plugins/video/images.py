@@ -22,6 +22,7 @@ from torch import Tensor
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import IMAGE_SUFFIXES, is_cut_short
+from basicsr_plugins.video.colour import STRIPE
 from basicsr_plugins.video.media import Source, Target, file_status
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -243,7 +244,10 @@ class ImageTarget(Target):
 
 def encode_png(frame: Tensor, bit_depth: int) -> bytes:
     """A PNG of 8 or 16 bits from (3, h, w), RGB, clamped to [0, 1]."""
-    top = 2**bit_depth - 1
-    values = (frame.detach().float().clamp(0, 1) * top).round_().to(torch.uint8 if bit_depth == 8 else torch.int32)
-    image = values.permute(1, 2, 0).flip(2).cpu().numpy().astype(np.uint8 if bit_depth == 8 else np.uint16)
+    largest = 2**bit_depth - 1
+    image = np.empty((*frame.shape[1:], 3), np.uint8 if bit_depth == 8 else np.uint16)
+    for top in range(0, len(image), STRIPE):
+        values = (frame[:, top : top + STRIPE].detach().float().clamp(0, 1) * largest).round_()
+        values = values.to(torch.uint8 if bit_depth == 8 else torch.int32).permute(1, 2, 0).flip(2)
+        image[top : top + STRIPE] = values.cpu().numpy()
     return cv2.imencode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes()
