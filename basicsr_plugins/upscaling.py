@@ -190,7 +190,8 @@ def upscale(
 
 def describe_job(net: nn.Module, settings: UpscaleSettings) -> dict[str, str]:
     """What frames depend on beside their source: a run is not resumed with another one."""
-    job = {'network': type(net).__name__, 'weights': network_identity(net)}
+    runtime = getattr(net, 'runtime', 'torch')
+    job = {'network': type(net).__name__, 'runtime': runtime, 'weights': network_identity(net)}
     return job | {
         one.name: str(getattr(settings, one.name)) for one in fields(settings) if not one.name.endswith('_dir')
     }

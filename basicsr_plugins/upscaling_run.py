@@ -86,6 +86,10 @@ def _fit(
 
     The file `chosen` holds what an interrupted run had, which is kept: tiles change frames, a little.
     """
+    if chosen.is_file():
+        choice = json.loads(chosen.read_text())
+        whole_dir = settings.temp_dir if choice.pop('on_disk') else None
+        return replace(settings, **choice, whole_dir=whole_dir)
     h, w = size
     free = free_memory(device_of(net))
     if free is not None and device_of(net) in (None, torch.device('cpu')):
@@ -93,13 +97,7 @@ def _fit(
     if free is None or SURELY_LESS * h * w <= SHARE * free:
         keep_freed_memory()
         return settings
-    if settings.tile != 'auto':
-        return settings
-    if chosen.is_file():
-        choice = json.loads(chosen.read_text())
-        whole_dir = settings.temp_dir if choice.pop('on_disk') else None
-        return replace(settings, **choice, whole_dir=whole_dir)
-    need = measure_need(net, settings)
+    need = measure_need(net, settings) if settings.tile == 'auto' else None
     if need is None:
         return settings
     settings = fit(settings, size, need, free)

@@ -3,8 +3,8 @@
     python scripts/benchmark_pipeline.py                                   # EFAR, 30 frames of 320x180 -> 1280x720
     python scripts/benchmark_pipeline.py --network RLSP --num-frame 300 --runtime openvino --dtype bfloat16
 
-Weights are random: no time depends on them. Both take turns; seconds are medians, the ratio is the median of the ratios
-within one repeat. Beside them the share of the processor's time that is the system's: memory that is mapped and cleared.
+Weights are random: no time depends on them. Both take turns; seconds are medians, the ratio the median of the ratios in
+one repeat. Beside them the share of the processor's time that is the system's: memory that is mapped and cleared.
 """
 
 import argparse

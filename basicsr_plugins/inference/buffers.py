@@ -214,7 +214,8 @@ def tensor_on_disk(shape: Sequence[int], dtype: torch.dtype, folder: Path) -> Te
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, number * torch.empty(0, dtype=dtype).element_size())
+            if hasattr(os, 'posix_fallocate'):  # else a full disk would end the process, later
+                os.posix_fallocate(file.fileno(), 0, number * torch.empty(0, dtype=dtype).element_size())
             return torch.from_file(file.name, shared=True, size=number, dtype=dtype).view(*shape)
     except OSError as error:
         raise InputError(

@@ -13,7 +13,7 @@ from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.engine import upscale_frames
 from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND
 from basicsr_plugins.inference.settings import AUTO_TILE, UpscaleSettings
-from basicsr_plugins.memory import PeakMemory
+from basicsr_plugins.memory import PeakMemory, is_out_of_memory
 from basicsr_plugins.models.network_spec import NetworkSpec, spec_of
 from basicsr_plugins.models.restoration import device_of, pad, prepare_lq
 
@@ -53,16 +53,21 @@ class Need:
 
 @torch.no_grad()
 def measure_need(net: nn.Module, settings: UpscaleSettings) -> Need | None:
-    """What a network takes, by the peak of memory over a small film; None where the system does not say."""
+    """What a network takes, by the peak of memory over a small film; None where it cannot be said."""
     spec, device = spec_of(net), device_of(net) or torch.device('cpu')
     side = -(-max(SIDE, spec.min_size) // spec.size_multiple) * spec.size_multiple
     number = max(spec.min_frames, 2) if spec.steps is not None or spec.input_type != 'sequence' else settings.segment
     settings = replace(settings, tile=None, scene_cuts=False)
-    for length in (side // 2, side):  # the first of them loads, converts and compiles
-        film = torch.rand(number, 3, length, length, generator=torch.Generator().manual_seed(0))
-        with PeakMemory(device) as memory:
-            for hr in upscale_frames(net, film, settings):
-                scale = hr.size(-1) / length
+    try:
+        for length in (side // 2, side):  # the first of them loads, converts and compiles
+            film = torch.rand(number, 3, length, length, generator=torch.Generator().manual_seed(0))
+            with PeakMemory(device) as memory:
+                for hr in upscale_frames(net, film, settings):
+                    scale = hr.size(-1) / length
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return None
+        raise
     if memory.bytes is None:
         return None
     work = memory.bytes / side**2

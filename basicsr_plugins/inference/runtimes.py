@@ -142,23 +142,33 @@ class Computation:
 
 
 class RecurrentOnRuntime(ReplacedSteps):
-    """A recurrent network whose steps a runtime computes; a batch is one clip."""
+    """A recurrent network whose steps a runtime computes; a batch is one clip.
+
+    Attributes:
+        runtime: Which, its version and dtype.
+    """
 
     def __init__(self, spec: NetworkSpec, computation: Computation):
         super().__init__(spec, computation.source.step_inputs(), computation)
+        self.runtime = str(computation.runtime)
 
     def extra_repr(self) -> str:
         return str(self._compute)
 
 
 class WholeNetwork(nn.Module):
-    """A network of windows or images that a runtime computes, one at a time: (b, ..., h, w) -> (b, 3, s * h, s * w)."""
+    """A network of windows or images that a runtime computes, one at a time: (b, ..., h, w) -> (b, 3, s * h, s * w).
+
+    Attributes:
+        runtime: Which, its version and dtype.
+    """
 
     def __init__(self, spec: NetworkSpec, computation: Computation):
         super().__init__()
         for field in FIELDS:
             setattr(self, field, getattr(spec, field))
         self._computation = computation
+        self.runtime = str(computation.runtime)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self._computation(WHOLE, {'x': one}) for one in x.split(1)])

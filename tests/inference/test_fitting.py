@@ -1,25 +1,29 @@
 """Tiles and segments by the memory that is free."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference.buffers import tensor_on_disk
 from basicsr_plugins.inference.fitting import LEAST_TILE, SHARE, Need, fit, halve, measure_need
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.memory import PeakMemory
 
-from .networks import build_msffn, film, small_network, upscale
+from .networks import OTHERS, build_msffn, film, small_network, upscale
 
 UHD = 2160, 3840
-NEED = Need(work=10_000, frame=300, state=100)
+NEED = Need(work=10_000, frame=100, whole=200, state=100)
 
 
 def test_total_by_hand():
     settings = UpscaleSettings(tile=100, tile_overlap=10, segment=7)
     assert NEED.total((50, 400), settings) == 10_000 * 50 * 120 + (300 + 7 * 100) * 50 * 400
     assert NEED.total((50, 400), UpscaleSettings(tile=None, segment=7)) == (10_000 + 300 + 7 * 100) * 50 * 400
+    on_disk = UpscaleSettings(tile=100, tile_overlap=10, whole_dir=Path('temp'))
+    assert NEED.total((50, 400), on_disk) == 10_000 * 50 * 120 + 100 * 50 * 400
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,25 @@ def test_segments_of_stream_are_the_users():
     assert fit(UpscaleSettings(mode='stream'), (480, 640), NEED, int(2.5e9)).segment == 10
 
 
+def test_what_is_put_together_lies_on_disk_where_nothing_else_helps():
+    settings = UpscaleSettings(temp_dir=Path('temp'))
+    fitted = fit(settings, UHD, NEED, int(3e9))
+    assert (fitted.tile, fitted.segment, fitted.whole_dir) == (320, 10, Path('temp'))
+    assert fit(settings, UHD, NEED, int(4.5e9)).whole_dir is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['EFAR', 'MSRResNet'])
+def test_frames_on_disk_are_those_in_memory(tmp_path, name):
+    net = small_network('EFAR') if name == 'EFAR' else OTHERS[name]()
+    settings = {'tile': 16, 'tile_overlap': 4, 'segment': 2}
+    expected = upscale(net, film(4, 24, 36), **settings)
+    assert torch.equal(upscale(net, film(4, 24, 36), whole_dir=tmp_path, **settings), expected)
+    assert not list(tmp_path.iterdir())  # the files have no name
+    with pytest.raises(InputError, match='give a folder with more space as temp_dir'):
+        tensor_on_disk((2**40, 2**10), torch.float32, tmp_path)
+
+
 def test_memory_that_is_too_small():
     with pytest.raises(InputError) as refused:
         fit(UpscaleSettings(), UHD, NEED, int(3e9))
@@ -75,7 +98,8 @@ def test_what_is_measured_is_what_larger_frames_take(name):
     need = measure_need(net, settings)
     if name == 'EFAR':
         assert need.state == 4 * 16  # a tensor of 16 channels
-        assert need.frame == 12 * 6 + 12 * 16 * 4 + 3 * 4 * 16 + 2 * 4 * 16 + 4 * 4 * 2
+        assert need.whole == 12 * 16 * 4 + 3 * 4 * 16 + 2 * 4 * 16
+        assert need.frame >= 12 * 7 + 4 * 4 * 2  # and what flow takes
     frames = film(2, 160, 192)
     with PeakMemory('cpu') as memory:
         upscale(net, frames, tile=None, segment=2, scene_cuts=False)

@@ -16,6 +16,8 @@ from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.sessions import OpenVINO
 from basicsr_plugins.models.network_spec import spec_of
 from basicsr_plugins.upscaling import load_network, network_identity
+from basicsr_plugins.upscaling import upscale as upscale_film
+from basicsr_plugins.video.images import ImageTarget
 
 from .networks import Recurrent, build_msffn, film, small_network, upscale
 
@@ -176,6 +178,34 @@ def test_export_and_upscale_commands(runtime, tmp_path, capsys):
         main(['export', str(weights), '--network', network, '-o', str(export)])
     with pytest.raises(InputError, match='name no network beside it'):
         load_network(export, network)
+
+
+def test_a_state_does_not_cross_runtimes(runtime, tmp_path, monkeypatch):
+    """What an interrupted run left is refused by every other runtime and dtype, and taken up by the same one."""
+    frames = tmp_path / 'frames'
+    frames.mkdir()
+    for i, frame in enumerate(film(4, 16, 20)):
+        cv2.imwrite(str(frames / f'{i}.png'), (frame.permute(1, 2, 0) * 255).round().byte().numpy())
+    net = small_network('BasicVSR')
+    original = ImageTarget._write
+
+    def stop(self, index, frame):
+        if index == 2:
+            raise KeyboardInterrupt
+        original(self, index, frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageTarget, '_write', stop)
+        with pytest.raises(KeyboardInterrupt):
+            upscale_film(on_runtime(net, runtime), frames, tmp_path / 'out', show_progress=False)
+    others = [(net, 'torch')]
+    if runtime == 'openvino' and torch.bfloat16 in OpenVINO.dtypes():
+        others.append((on_runtime(net, runtime, torch.bfloat16), 'openvino .*bfloat16'))
+    for other, name in others:
+        with pytest.raises(InputError, match=f'runtime is {name} now, but was {runtime} .*float32; resume with what'):
+            upscale_film(other, frames, tmp_path / 'out', resume=True, show_progress=False)
+    upscale_film(on_runtime(net, runtime), frames, tmp_path / 'out', resume=True, show_progress=False)
+    assert len(list((tmp_path / 'out').iterdir())) == 4
 
 
 def test_a_row_of_the_benchmark_for_each_runtime(runtime):
