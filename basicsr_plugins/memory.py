@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
-OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'bad_alloc', 'bad allocation', 'Failed to allocate memory')
+OUT_OF_MEMORY = (  # PyTorch's words, C++'s, ONNX Runtime's, oneDNN's
+    *('out of memory', "can't allocate memory", 'bad_alloc', 'bad allocation', 'Failed to allocate memory'),
+    *('could not create a primitive', 'could not create a memory'),
+)
 
 
 def synchronize(device: torch.device | str) -> None:

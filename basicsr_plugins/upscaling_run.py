@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -91,15 +92,14 @@ def _fit(
         whole_dir = settings.temp_dir if choice.pop('on_disk') else None
         return replace(settings, **choice, whole_dir=whole_dir)
     h, w = size
-    free = free_memory(device_of(net))
-    if free is not None and device_of(net) in (None, torch.device('cpu')):
-        free //= int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # processes of torchrun on this machine
+    free = _free_memory(net)
     if free is None or SURELY_LESS * h * w <= SHARE * free:
         keep_freed_memory()
         return settings
     need = measure_need(net, settings) if settings.tile == 'auto' else None
     if need is None:
         return settings
+    free = _free_memory(net)  # without what the runtime keeps
     settings = fit(settings, size, need, free)
     tiles = 'in one piece' if settings.tile is None else f'in tiles of {settings.tile} pixels'
     taken = need.total(size, settings)
@@ -112,6 +112,14 @@ def _fit(
     if 2 * taken <= free:
         keep_freed_memory()
     return settings
+
+
+def _free_memory(net: nn.Module) -> int | None:
+    """Of the network's device; of RAM the share of one process, where torchrun started several on this machine."""
+    device = device_of(net)
+    free = free_memory(device)
+    on_cpu = device is None or device.type == 'cpu'
+    return free // int(os.environ.get('LOCAL_WORLD_SIZE', 1)) if free is not None and on_cpu else free
 
 
 def _with_smaller_tiles(
@@ -129,6 +137,7 @@ def _with_smaller_tiles(
             f'memory is too small even for tiles of {tile or max(size)} pixels; free some, or take a smaller network.'
         )
     notes.add(f'memory ran out; the film goes on in tiles of {smaller} pixels.')
+    gc.collect()  # what failed may hold memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     settings = replace(settings, tile=smaller)
