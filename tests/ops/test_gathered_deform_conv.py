@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from test_deform_conv import CASES, make_case, reference
 
 from basicsr_plugins.ops import deform_conv, gathered_deform_conv
 from basicsr_plugins.ops.deform_conv import modulated_deform_conv2d
-
-from .test_deform_conv import CASES, make_case, reference
 
 
 @pytest.mark.parametrize('samples', [1, 2**20], ids=['row by row', 'at once'])
