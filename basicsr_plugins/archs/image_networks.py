@@ -55,16 +55,14 @@ class AnyScaleNetwork(nn.Module):
     Its subclasses have `enlarge(x, size)`.
 
     Args:
-        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal, where no size is set.
-
-    Attributes:
-        output_size: H and W of the images that a run gives; None: by `scale`, halves rounded up.
+        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run may set its own.
 
     Raises:
         InputError: If `scale` is out of its range.
     """
 
     input_type = 'image'
+    scale_range = (1, MAX_SCALE)
 
     def __init__(self, scale: float | Sequence[float]):
         super().__init__()
@@ -73,14 +71,13 @@ class AnyScaleNetwork(nn.Module):
             name = type(self).__name__
             raise InputError(f'{name}: scale must be a factor from 1 to {MAX_SCALE}, or two, but is {scale}.')
         self.scale = scale if isinstance(scale, (int, float)) else scales
-        self.output_size = None
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Enlarge images.
 
         Args:
             x: (b, 3, h, w), RGB in [0, 1].
-            size: H and W; None: `output_size`, or by `scale`.
+            size: H and W; None: by `scale`, halves rounded up.
 
         Returns:
             (b, 3, H, W).
@@ -88,25 +85,16 @@ class AnyScaleNetwork(nn.Module):
         Raises:
             InputError: If the size is smaller than the images, or over 16 times as large.
         """
-        return self.enlarge(x, self.target_size(*x.shape[-2:], size))
-
-    def target_size(self, h: int, w: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """H and W for images of h x w.
-
-        Raises:
-            InputError: If the size is smaller than the images, or over 16 times as large.
-        """
-        size = self.output_size if size is None else size
-        if size is None:
-            scales = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
-            return tuple(math.floor(scale * length + 0.5) for scale, length in zip(scales, (h, w)))
-        height, width = size
+        h, w = x.shape[-2:]
+        scales = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+        scaled = (math.floor(factor * length + 0.5) for factor, length in zip(scales, (h, w)))
+        height, width = scaled if size is None else size
         if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
             raise InputError(
                 f'{type(self).__name__} makes images of {w}x{h} up to {MAX_SCALE} times as large, not {width}x{height} '
                 'of them.'
             )
-        return height, width
+        return self.enlarge(x, (height, width))
 
 
 def he_init(net: nn.Module) -> None:

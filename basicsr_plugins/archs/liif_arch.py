@@ -44,7 +44,7 @@ class LIIF(AnyScaleNetwork):
         num_block: Blocks of the encoder, residual or residual dense.
         num_hidden: Channels of each hidden layer of the MLP.
         num_layer: Hidden layers.
-        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal, where no size is set.
+        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run may set its own.
 
     Raises:
         InputError: If there is no such encoder.

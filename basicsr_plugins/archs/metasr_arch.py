@@ -36,7 +36,7 @@ class MetaSR(AnyScaleNetwork):
     Args:
         num_feat, num_block, num_conv, num_growth: Of RDN's features.
         num_hidden: Channels inside of the network that makes kernels.
-        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal, where no size is set.
+        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run may set its own.
     """
 
     def __init__(
