@@ -1,16 +1,20 @@
 """The single-image networks in VSRModel, by their option files made small: they train, validate, test and upscale."""
 
 import copy
+import runpy
 from pathlib import Path
 
 import pytest
 import torch
+from basicsr.archs import build_network
 from basicsr.models import build_model
 from torch.utils.data import DataLoader
 
 from basicsr_plugins.compat.options import read_options
+from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference import UpscaleSettings, upscale_frames
 from basicsr_plugins.models.restoration import restore_frames
+from basicsr_plugins.upscaling import load_network
 
 from ..conftest import PROJECT
 from .test_vsr_model import Clips, options  # noqa: F401  (a fixture)
@@ -32,6 +36,29 @@ SMALL = {
 }
 OWN_LOSSES = {'DRCN': ['l_recursions'], 'LapSRN': ['l_levels']}
 ITERATIONS = 8
+
+
+def test_a_trained_sesr_is_collapsed_by_a_command(tmp_path, monkeypatch, capsys):
+    """The file it writes loads into the small network, which gives the trained one's output."""
+    arguments = 'num_feat=4,num_block=2,num_expanded=8'
+    trained, small = tmp_path / 'trained.pth', tmp_path / 'small.pth'
+    torch.manual_seed(1)
+    net = build_network({'type': 'SESR', 'num_feat': 4, 'num_block': 2, 'num_expanded': 8})
+    torch.save({'params': net.state_dict()}, trained)
+    command = runpy.run_path(str(PROJECT / 'scripts' / 'collapse_sesr.py'))['main']
+    monkeypatch.setattr('sys.argv', ['collapse_sesr.py', f'SESR:{arguments}@{trained}', '-o', str(small)])
+    command()
+    count = 25 * 4 + 2 * 9 * 16 + 25 * 4 * 16 + 2 * 4
+    assert (
+        f'{count} parameters, of {sum(parameter.numel() for parameter in net.parameters())}' in capsys.readouterr().out
+    )
+    collapsed = load_network(small, f'SESR:{arguments},collapsed=true', device='cpu')
+    x = torch.rand(1, 1, 9, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(collapsed(x), net(x), atol=1e-5, rtol=0)
+    monkeypatch.setattr('sys.argv', ['collapse_sesr.py', 'ESPCN', '-o', str(small)])
+    with pytest.raises(InputError, match='ESPCN is no SESR in its trained form with a checkpoint'):
+        command()
 
 
 @pytest.mark.parametrize('network', SMALL)
