@@ -39,7 +39,8 @@ class DRCN(EnlargedImageNetwork):
         scale: Upscaling factor of the images that it gets.
     """
 
-    auxiliary_weights: ClassVar[dict[str, float]] = {'recursions': 1.0}
+    auxiliary_weights: ClassVar = {'recursions': 1.0}
+    argument_ranges: ClassVar = {'num_recursion': (1, 1000)}
 
     def __init__(self, num_in_ch: int = 1, num_feat: int = 256, num_recursion: int = 16, scale: float = 4):
         super().__init__(num_in_ch, scale)

@@ -11,6 +11,8 @@ Shape shorthand: b batch, c colours (1 or 3), h and w height and width of the LR
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ class FSRCNN(ImageNetwork):
     """
 
     scales = (2, 3, 4)
+    argument_ranges: ClassVar = {'num_shrunk': (1, 1024)}
 
     def __init__(self, num_in_ch: int = 1, num_feat: int = 56, num_shrunk: int = 12, num_conv: int = 4, scale: int = 4):
         super().__init__(num_in_ch, scale)

@@ -16,6 +16,7 @@ and W of the HR image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
@@ -49,6 +50,8 @@ class LIIF(AnyScaleNetwork):
     Raises:
         InputError: If there is no such encoder.
     """
+
+    argument_ranges: ClassVar = {'num_hidden': (1, 4096), 'num_layer': (1, 1000)}
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -38,6 +39,8 @@ class MetaSR(AnyScaleNetwork):
         num_hidden: Channels inside of the network that makes kernels.
         scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run may set its own.
     """
+
+    argument_ranges: ClassVar = {'num_block': (1, 1000), 'num_growth': (1, 1024), 'num_hidden': (1, 4096)}
 
     def __init__(
         self,

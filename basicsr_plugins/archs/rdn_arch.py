@@ -11,6 +11,8 @@ Shape shorthand: b batch, c colours (1 or 3), h and w height and width of the LR
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from basicsr.archs.arch_util import Upsample
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ class RDN(ImageNetwork):
     """
 
     scales = (2, 3, 4, 8)
+    argument_ranges: ClassVar = {'num_block': (1, 1000), 'num_growth': (1, 1024)}
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ Shape shorthand: b batch, c colours (1 or 3), H and W height and width of the HR
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +30,8 @@ class REDNet(EnlargedImageNetwork):
         num_conv: Convolutions, and transposed convolutions as many.
         scale: Upscaling factor of the images that it gets.
     """
+
+    argument_ranges: ClassVar = {'num_conv': (1, 1000)}
 
     def __init__(self, num_in_ch: int = 1, num_feat: int = 64, num_conv: int = 15, scale: float = 4):
         super().__init__(num_in_ch, scale)

@@ -16,6 +16,7 @@ and w height and width of the LR image, s the scale.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -39,6 +40,7 @@ class SESR(ImageNetwork):
     """
 
     scales = (2, 4)
+    argument_ranges: ClassVar = {'num_block': (1, 1000), 'num_expanded': (1, 4096)}
 
     def __init__(
         self,

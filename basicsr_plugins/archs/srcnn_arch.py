@@ -13,6 +13,7 @@ Shape shorthand: b batch, c colours (1 or 3), H and W height and width of the HR
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ class SRCNN(EnlargedImageNetwork):
     Raises:
         InputError: If there are not two `num_feat` and three odd `kernel_sizes`.
     """
+
+    argument_ranges: ClassVar = {'kernel_sizes': (1, 99)}
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ Shape shorthand: b batch, c colours (1 or 3), h and w height and width of the LR
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -37,6 +38,7 @@ class SRDenseNet(ImageNetwork):
     """
 
     scales = (2, 4, 8)
+    argument_ranges: ClassVar = {'num_growth': (1, 1024), 'num_conv': (1, 1000)}
 
     def __init__(
         self,

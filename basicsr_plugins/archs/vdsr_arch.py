@@ -9,6 +9,8 @@ Shape shorthand: b batch, c colours (1 or 3), H and W height and width of the HR
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
@@ -25,6 +27,8 @@ class VDSR(EnlargedImageNetwork):
         num_conv: Convolutions, 2 or more.
         scale: Upscaling factor of the images that it gets.
     """
+
+    argument_ranges: ClassVar = {'num_conv': (2, 1000)}
 
     def __init__(self, num_in_ch: int = 1, num_feat: int = 64, num_conv: int = 20, scale: float = 4):
         super().__init__(num_in_ch, scale)
