@@ -130,6 +130,10 @@ def image_metrics() -> dict[str, Callable]:
 
 NETWORK = Key('dict', required=True, keys=of_type('network', lambda: registered(ARCH_REGISTRY), call_keys))
 OPTIMIZER = Key('dict', required=True, keys=of_type('optimizer', optimizers, optimizer_keys))
+OWN_OPTIMIZERS = {'SGD': torch.optim.SGD}  # that our models know beside those
+OWN_OPTIMIZER = Key(
+    'dict', required=True, keys=of_type('optimizer', lambda: {**optimizers(), **OWN_OPTIMIZERS}, optimizer_keys)
+)
 SCHEDULER = Key('dict', required=True, keys=of_type('scheduler', lambda: SCHEDULERS, scheduler_keys))
 PIXEL_LOSS = Key('dict | None', keys=of_type('pixel loss', lambda: losses(*NOT_PIXEL_LOSSES), call_keys))
 LOSS = Key('dict | None', keys=of_type('loss', losses, call_keys))

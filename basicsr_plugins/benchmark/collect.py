@@ -98,10 +98,10 @@ def _settings(benchmark: Benchmark) -> dict:
 
 def _notes(benchmark: Benchmark, rows: Sequence[Row]) -> list[str]:
     """How it was measured; which multiply-adds are not known; which rows were measured with another commit than now."""
-    notes = []
+    notes = ['Networks with random weights are measured in cost only.'] if benchmark.untrained_in_cost_only else []
     if benchmark.profile is not None:
         settings = asdict(benchmark.profile)
-        notes = [MACS_METHOD, TIME_METHOD.format(**settings), MEMORY_METHOD.format(**settings)]
+        notes += [MACS_METHOD, TIME_METHOD.format(**settings), MEMORY_METHOD.format(**settings)]
         notes += [f'{row.name}: {row.macs_failure}' for row in rows if row.macs_failure]
     others = [row for row in rows if row.commits not in ([], [str(this_commit())])]
     return notes + [f'{row.name} was measured with commit {", ".join(row.commits)}.' for row in others]

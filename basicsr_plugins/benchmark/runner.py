@@ -48,7 +48,8 @@ def run_benchmark(benchmark: Benchmark) -> Results | None:
     share = clips[rank::world_size]
     with _output(files, rank), Workers() as workers:
         _write_gt(files, share)
-        num_taken = sum([_measure(workers, files, method, clip, rank) for method in methods for clip in share])
+        restoring = [method for method in methods if benchmark.restores(method)]
+        num_taken = sum([_measure(workers, files, method, clip, rank) for method in restoring for clip in share])
         if num_taken:
             prefix = f'process {rank}: ' if world_size > 1 else ''
             print(f'{prefix}took {num_taken} results of an earlier run from {benchmark.out}')

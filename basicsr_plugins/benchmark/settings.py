@@ -37,6 +37,7 @@ class Benchmark:
         published: CSV files of published numbers.
         fresh: Whether everything is measured anew; otherwise earlier results of `out` are taken where networks,
             weights, clips and settings are the same. A change of a network's code does not show there.
+        untrained_in_cost_only: Whether networks with random weights restore no clips.
         title, command: For the report.
     """
 
@@ -50,6 +51,7 @@ class Benchmark:
     profile: ProfileSettings | None = field(default_factory=ProfileSettings)
     published: Sequence[str] = ()
     fresh: bool = False
+    untrained_in_cost_only: bool = False
     title: str = 'Benchmark'
     command: str = ''
 
@@ -68,6 +70,10 @@ class Benchmark:
         if 'GT' in names:
             raise InputError('no method may be called GT, as the ground truth is; give it another name (NAME=...).')
         return [first, *others]
+
+    def restores(self, method: Method) -> bool:
+        """Whether a method is measured on the clips, not in cost alone."""
+        return not (self.untrained_in_cost_only and method.describe().get('random_weights'))
 
     def clips(self) -> list[BenchmarkClip]:
         """The clips that are taken.

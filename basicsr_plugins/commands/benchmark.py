@@ -63,6 +63,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--frames', default='all', choices=('all', 'inner'), help='inner: without the first and last two'
     )
     group = parser.add_argument_group('cost')
+    group.add_argument(
+        '--untrained-in-cost-only', action='store_true', help='networks without a checkpoint restore no clips'
+    )
     group.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     group.add_argument('--no-profile', action='store_true', help='measure no cost')
     group.add_argument('--profile-size', default='180x320', help='height x width of the LQ frame')
@@ -113,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         profile=None if args.no_profile else profile,
         published=args.published,
         fresh=args.fresh,
+        untrained_in_cost_only=args.untrained_in_cost_only,
         title=args.title or (args.data or gt_root).resolve().name,
         command=shlex.join(['python', *sys.argv] if argv is None else ['basicsr-plugins', 'benchmark', *argv]),
     )

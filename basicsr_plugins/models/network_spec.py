@@ -180,7 +180,11 @@ TOOLBOX: dict[type, Callable[[nn.Module], dict]] = {
     MSRResNet: lambda net: {'input_type': 'image', 'scale': net.upscale},
     RRDBNet: lambda net: {'input_type': 'image', 'scale': net.scale, 'size_multiple': {1: 4, 2: 2}.get(net.scale, 1)},
     SRVGGNetCompact: lambda net: {'input_type': 'image', 'scale': net.upscale},
-    ECBSR: lambda net: {'input_type': 'image', 'scale': net.scale},
+    ECBSR: lambda net: {
+        'input_type': 'image',
+        'scale': net.scale,
+        'colour': 'y' if net.num_in_ch == 1 else 'rgb',
+    },
     RIDNet: lambda net: {'input_type': 'image', 'scale': 1},
 }
 

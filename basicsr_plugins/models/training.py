@@ -10,6 +10,7 @@ import csv
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_
 from basicsr_plugins.models.networks import save_checkpoint
 from basicsr_plugins.models.restoration import prepare_sample
 from basicsr_plugins.models.training_forward import TrainingForward
+from basicsr_plugins.option_file import OWN_OPTIMIZERS
 
 MAX_SKIPPED = 10
 
@@ -152,12 +154,13 @@ class TrainingModel(VideoRecurrentModel):
             )
 
     def get_optimizer(self, optim_type: str, params: Iterable, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
-        """As the toolbox's; fused where PyTorch has it so, which is faster and can skip a step without being asked."""
+        """As the toolbox's, and SGD; fused where PyTorch has that, which is faster and can skip a step unasked."""
         params = list(params)
+        make = OWN_OPTIMIZERS.get(optim_type, partial(super().get_optimizer, optim_type))
         if not {'foreach', 'fused', 'capturable', 'differentiable'} & set(kwargs):
             with contextlib.suppress(RuntimeError, TypeError):  # not on this device, or not this optimizer
-                return super().get_optimizer(optim_type, params, lr, fused=True, **kwargs)
-        return super().get_optimizer(optim_type, params, lr, **kwargs)
+                return make(params, lr, fused=True, **kwargs)
+        return make(params, lr, **kwargs)
 
     # ---------------------------------------------------------------- one iteration
 

@@ -30,7 +30,7 @@ from basicsr_plugins.errors import InputError
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
-from basicsr_plugins.option_file import TOOLBOX_TRAIN, check_model_options
+from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
 from basicsr_plugins.option_schema import Key, Schema
 
 BORDER_FRAMES = 2  # at each end, that do not count with `inner_frames`
@@ -62,6 +62,7 @@ class VSRModel(TrainingModel):
     option_keys: ClassVar[Mapping[str, Schema]] = {  # all that it takes of these sections; `option_file` checks them
         'train': {
             **TOOLBOX_TRAIN,
+            'optim_g': OWN_OPTIMIZER,
             'fix_flow': Key('count | None', low=0),
             'flow_lr_mul': Key('float', default=1, low=0),
             'auxiliary_weights': Key('dict | None'),

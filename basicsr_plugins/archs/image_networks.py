@@ -1,0 +1,112 @@
+"""What the single-image networks have in common: what they say about themselves, and how their weights start.
+
+Shape shorthand: b batch, c colours (1 for luma, 3 for RGB), h and w height and width of what a network takes, H and W
+of what it gives, s the scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from basicsr_plugins.errors import InputError
+
+MAX_SCALE = 16
+
+
+class ImageNetwork(nn.Module):
+    """A network of single images, (b, c, h, w) -> (b, c, s * h, s * w), values in [0, 1].
+
+    Of luma, where it takes one channel: the caller enlarges chroma bicubically, as the papers do.
+
+    Args:
+        num_in_ch: 1 for luma, 3 for RGB.
+        scale: Upscaling factor.
+
+    Raises:
+        InputError: If `num_in_ch` is neither, or `scale` is none of the class's `scales`.
+    """
+
+    input_type = 'image'
+    scales: tuple[int, ...] = ()
+
+    def __init__(self, num_in_ch: int, scale: float):
+        super().__init__()
+        name = type(self).__name__
+        if num_in_ch not in (1, 3):
+            raise InputError(f'{name}: num_in_ch must be 1 (luma) or 3 (RGB), but is {num_in_ch}.')
+        if self.scales and scale not in self.scales:
+            raise InputError(f'{name}: scale must be one of {self.scales}, but is {scale}.')
+        self.colour = 'y' if num_in_ch == 1 else 'rgb'
+        self.scale = scale
+
+
+class EnlargedImageNetwork(ImageNetwork):
+    """A network that restores images which the caller enlarges bicubically before: (b, c, H, W) -> (b, c, H, W)."""
+
+    lq = 'bicubic'
+
+
+class AnyScaleNetwork(nn.Module):
+    """A network of single images in RGB that enlarges to any size: (b, 3, h, w) -> (b, 3, H, W), values in [0, 1].
+
+    Its subclasses have `enlarge(x, size)`.
+
+    Args:
+        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run may set its own.
+
+    Raises:
+        InputError: If `scale` is out of its range.
+    """
+
+    input_type = 'image'
+    scale_range = (1, MAX_SCALE)
+
+    def __init__(self, scale: float | Sequence[float]):
+        super().__init__()
+        scales = (scale,) if isinstance(scale, (int, float)) else tuple(scale)
+        if len(scales) not in (1, 2) or not all(1 <= one <= MAX_SCALE for one in scales):
+            name = type(self).__name__
+            raise InputError(f'{name}: scale must be a factor from 1 to {MAX_SCALE}, or two, but is {scale}.')
+        self.scale = scale if isinstance(scale, (int, float)) else scales
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Enlarge images.
+
+        Args:
+            x: (b, 3, h, w), RGB in [0, 1].
+            size: H and W; None: by `scale`, halves rounded up.
+
+        Returns:
+            (b, 3, H, W).
+
+        Raises:
+            InputError: If the size is smaller than the images, or over 16 times as large.
+        """
+        h, w = x.shape[-2:]
+        scales = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+        scaled = (math.floor(factor * length + 0.5) for factor, length in zip(scales, (h, w)))
+        height, width = scaled if size is None else size
+        if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
+            raise InputError(
+                f'{type(self).__name__} makes images of {w}x{h} up to {MAX_SCALE} times as large, not {width}x{height} '
+                'of them.'
+            )
+        return self.enlarge(x, (height, width))
+
+
+def he_init(net: nn.Module) -> None:
+    """He's normal weights for every convolution, and biases zero.
+
+    A value of a transposed convolution sums over a part of the taps, one of stride ** 2.
+    """
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            taps = module.in_channels * math.prod(module.kernel_size)
+            if isinstance(module, nn.ConvTranspose2d):
+                taps /= math.prod(module.stride)
+            nn.init.normal_(module.weight, std=math.sqrt(2 / taps))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
