@@ -44,9 +44,10 @@ OPTIONS = {
 }
 START = {'efar-s-video': 'efar-s-bicubic'}  # begins with the weights of
 FLOW = Path('experiments/release_flow/pyramid_flow.pth')
-LEVEL_ITERATIONS, FLOW_ITERATIONS, FLOW_LR = 1000, 1500, 8e-4
+LEVEL_ITERATIONS, FLOW_ITERATIONS, FLOW_LR = 1000, 3000, 8e-4
 WRONG_BY = 1.5  # pixels: the greatest standard deviation of the shifts
 SAVE_EVERY, VALIDATE_EVERY = 250, 1000
+FIX_FLOW = 1000
 FINAL_SHARE, FINAL_LR_SHARE = 0.25, 0.5
 LICENCE = 'Apache-2.0'
 
@@ -112,8 +113,7 @@ def train(name: str, hours: float) -> None:
         return
     options = release_options(name, f'release_{name}')
     options['train']['scheduler'] = {'type': 'MultiStepLR', 'milestones': [10**8], 'gamma': 1}
-    options['train']['total_iter'] = 10**8
-    options['train']['warmup_iter'] = 100
+    options['train'].update(total_iter=10**8, warmup_iter=100, fix_flow=FIX_FLOW)
     if name in START:
         options['path']['pretrain_network_g'] = str(newest(START[name]))
         options['path']['param_key_g'] = 'params_ema'
