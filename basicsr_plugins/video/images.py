@@ -170,6 +170,8 @@ class ImageTarget(Target):
     Each PNG is whole or absent; after an interruption those that are there count, up to the first damaged one.
     """
 
+    any_size = True
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.bit_depth = self.settings.bit_depth or (8 if self.source.bit_depth == 8 else 16)
