@@ -87,7 +87,7 @@ def make_inputs(root: Path) -> None:
             (root / ours / clip.name).mkdir(parents=True)
             for file in sorted(clip.iterdir())[:FRAMES]:
                 shutil.copy(file, root / ours / clip.name)
-    images = [cv2.imread(str(file)) for file in sorted(clip.iterdir())]
+    images = [cv2.imread(str(file)) for file in sorted(clip.iterdir())[: 2 * FRAMES]]
     h, w = images[0].shape[:2]
     for name, opaque in (('rgb', ()), ('rgba', (np.full((h, w), 255, np.uint8),))):
         (root / name).mkdir()
@@ -106,7 +106,7 @@ def make_inputs(root: Path) -> None:
 
 
 def training_options(root: Path, network: dict) -> dict:
-    """Twenty iterations, two checkpoints and a validation."""
+    """Ten iterations, two checkpoints and a validation."""
     data = {'dataroot_gt': str(root / 'GT'), 'dataroot_lq': str(root / 'LQ'), 'io_backend': {'type': 'disk'}}
     sample = {'num_frame': 3, 'gt_size': 64, 'interval_list': [1], 'use_hflip': True, 'use_rot': True}
     loader = {'num_worker_per_gpu': 0, 'batch_size_per_gpu': 1, 'dataset_enlarge_ratio': 10, 'prefetch_mode': None}
@@ -126,15 +126,15 @@ def training_options(root: Path, network: dict) -> dict:
         'train': {
             'ema_decay': 0.9,
             'optim_g': {'type': 'Adam', 'lr': 1e-4, 'betas': [0.9, 0.99]},
-            'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [20], 'restart_weights': [1]},
-            'total_iter': 20,
+            'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [10], 'restart_weights': [1]},
+            'total_iter': 10,
             'fix_flow': 1000,
             'flow_lr_mul': 1,
             'warmup_iter': -1,
             'pixel_opt': {'type': 'CharbonnierLoss', 'loss_weight': 1.0, 'reduction': 'mean'},
         },
-        'val': {'val_freq': 20, 'save_img': False, 'metrics': metrics},
-        'logger': {'print_freq': 10, 'save_checkpoint_freq': 10, 'use_tb_logger': False},
+        'val': {'val_freq': 10, 'save_img': False, 'metrics': metrics},
+        'logger': {'print_freq': 5, 'save_checkpoint_freq': 5, 'use_tb_logger': False},
         'dist_params': {'backend': 'gloo', 'port': 29500},
     }
 
@@ -151,6 +151,7 @@ def start_server(checkout: Path) -> subprocess.Popen:
 
 def serve(checkout: Path) -> None:
     """Answer a command and its folder, a line of JSON, by the CPU seconds and the status of a process that ran it."""
+    sys.modules.update(openvino=None, onnxruntime=None)  # PyTorch runs the network, as it always could
     import basicsr.train  # noqa: F401  # imported once, before the processes fork
 
     import basicsr_plugins
