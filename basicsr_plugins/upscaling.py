@@ -176,6 +176,7 @@ def upscale(
             beside = open_target(compare, reader, scale, size=(scale * h, 2 * scale * w), **options)
             stack.push(lambda kind, *_: compared.touch() if kind is None else None)
             targets.append(stack.enter_context(beside))
+        reader.any_size = all(one.any_size for one in targets)
         for one in targets:
             notes.add(*one.notes)
         notes.add(*reader.notes, *notes_on(net, settings))

@@ -12,7 +12,7 @@ from .conftest import PROJECT
         ('training.py', ['--kills', '1', '--twice', '0', '--full', '0', '--seed', '6'], 1),
         ('packing.py', ['--kills', '1', '--twice', '1', '--full', '1'], 3),
         ('benchmark.py', ['--kills', '1', '--twice', '0', '--full', '0', '--seed', '6'], 1),
-        ('damage.py', ['--count', '4'], 4),
+        ('damage.py', ['--count', '6'], 6),
         ('options.py', ['--count', '5'], 5),
     ],
 )

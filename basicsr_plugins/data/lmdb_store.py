@@ -31,7 +31,7 @@ from basicsr_plugins.data.meta_info import (
     read_lmdb_meta_info,
     write_meta_info,
 )
-from basicsr_plugins.data.preparation import cannot_write, default_num_worker, in_order, recorded
+from basicsr_plugins.data.preparation import LOCK, cannot_write, default_num_worker, in_order, recorded
 from basicsr_plugins.errors import InputError, one_line, suggest
 from basicsr_plugins.files import write_atomically
 
@@ -242,6 +242,7 @@ def _rename_whole(partial: Path, target: Path) -> None:
             shutil.rmtree(old)
         target.rename(old)
     partial.rename(target)
+    (target / LOCK).unlink()
     _sync_folder(target.parent)
     if old.exists():
         shutil.rmtree(old)

@@ -26,15 +26,10 @@ import numpy as np
 
 from basicsr_plugins.data.meta_info import ClipInfo, StrPath
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.files import is_cut_short, write_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs at once are not noticed there
-    fcntl = None
-
+from basicsr_plugins.files import is_cut_short, lock_file, write_atomically
 
 RECORD = '.job.json'
+LOCK = '.lock'
 
 
 def read_image(path: StrPath) -> np.ndarray:
@@ -136,28 +131,20 @@ def recorded(folder: StrPath, job: dict, start_anew: bool = False) -> Iterator[N
         InputError: The folder is of another job, or another process is at work on it.
     """
     folder = Path(folder)
-    record = folder / RECORD
-    if not record.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(not path.name.startswith('.') for path in folder.iterdir()):
-            raise InputError(f'{folder} holds files of something else; give another name or remove it.')
-        write_atomically(record, json.dumps(job))
-    with open(record, 'r+', encoding='utf-8') as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f'another process is writing {folder}; wait until it ends.') from None
-        difference = _difference(read_record(folder), job)
+    is_new = not (folder / RECORD).exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_new and any(not path.name.startswith('.') for path in folder.iterdir()):
+        raise InputError(f'{folder} holds files of something else; give another name or remove it.')
+    with lock_file(folder / LOCK, str(folder)):
+        difference = None if is_new else _difference(read_record(folder), job)
         if difference and not start_anew:
             raise InputError(f'{folder} was begun with other input ({difference}); give another name or remove it.')
         if difference:
             for path in folder.iterdir():
-                if path.name != RECORD:
+                if path.name != LOCK:
                     path.unlink()
-            file.truncate()  # in place: another process that opens it meets the lock
-            json.dump(job, file)
-            file.flush()
+        if difference or is_new:
+            write_atomically(folder / RECORD, json.dumps(job))
         yield
 
 

@@ -62,7 +62,8 @@ def upscale_frames(
 
     Args:
         net: A network for video or images of the registry, on its device.
-        frames: LR frames (3, h, w), RGB in [0, 1], any float dtype, all of one size; consumed once, in order.
+        frames: LR frames (3, h, w), RGB in [0, 1], any float dtype, consumed once, in order. One of
+            another size than the one before starts a scene.
         settings: How; default: `UpscaleSettings()`.
         skip: So many HR frames are there already: they are not yielded, and nothing is computed that only they need.
         progress: Called with `read`, `backward` or `upscale`, and how many frames have gone through that so far; with
@@ -125,18 +126,12 @@ def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
 
 @torch.no_grad()
 def _upscale(net, frames, settings, skip, progress, keep):
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        return
-    settings = replace(settings, tile=settings.tile_side(first.shape[-2:]))
-    frames = itertools.chain([first], frames)
-    del first  # one film's frame less in memory
     with prepared(net, settings.dtype) as net:
         spec = spec_of(net)
-        for scene in _scenes(frames, settings.scene_cuts, progress):
+        for size, scene in _scenes(frames, settings.scene_cuts, progress):
             missing = max(skip - progress.count['upscale'], 0)
-            for lq, hr in _choose(net, spec, settings, keep)(scene, device_of(net), settings, missing, progress):
+            of_size = replace(settings, tile=settings.tile_side(size))
+            for lq, hr in _choose(net, spec, of_size, keep)(scene, device_of(net), of_size, missing, progress):
                 yield lq, hr.float()
 
 
@@ -147,8 +142,10 @@ def _choose(net: nn.Module, spec: NetworkSpec, settings: UpscaleSettings, keep: 
     return partial(restore_exactly if settings.mode == 'exact' else restore_stream, spec, keep=keep)
 
 
-def _scenes(frames: Iterable[Tensor], scene_cuts: bool, progress: Progress) -> Iterator[Iterator[Tensor]]:
-    """The film's scenes, each an iterator of its frames, to be gone through in order."""
+def _scenes(
+    frames: Iterable[Tensor], scene_cuts: bool, progress: Progress
+) -> Iterator[tuple[torch.Size, Iterator[Tensor]]]:
+    """The film's scenes, each the (h, w) and an iterator of its frames, to be gone through in order."""
     detector = SceneDetector()
     scene = 0
 
@@ -157,22 +154,18 @@ def _scenes(frames: Iterable[Tensor], scene_cuts: bool, progress: Progress) -> I
         for frame in _checked(frames):
             scene += scene_cuts and detector.starts_scene(frame)
             progress.add('read')
-            yield scene, frame
+            yield (scene, frame.shape[-2:]), frame
 
-    for _, group in itertools.groupby(numbered(), key=lambda pair: pair[0]):
-        yield (frame for _, frame in group)
+    for (_, size), group in itertools.groupby(numbered(), key=lambda pair: pair[0]):
+        yield size, (frame for _, frame in group)
 
 
 def _checked(frames: Iterable[Tensor]) -> Iterator[Tensor]:
-    size = None
     for i, frame in enumerate(frames):
         if frame.dim() != 3 or frame.size(0) != 3 or not frame.is_floating_point():
             raise InputError(
                 f'frames must be (3, h, w) and float, but frame {i} is {tuple(frame.shape)}, {frame.dtype}.'
             )
-        size = frame.shape if size is None else size
-        if frame.shape != size:
-            raise InputError(f'frame {i} is {frame.size(2)}x{frame.size(1)}, but the first {size[2]}x{size[1]}.')
         yield frame
 
 

@@ -77,7 +77,7 @@ def write_export(net: nn.Module, folder: Path, force: bool = False) -> list[Path
         (folder / MANIFEST).unlink(missing_ok=True)  # while files are replaced, there is no export
         for name, content in contents.items():
             write_atomically(folder / name, content)
-        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
+        write_atomically(folder / MANIFEST, json.dumps({**manifest, 'checksum': _checksum(manifest)}, indent=1))
     except OSError as error:
         raise InputError(f'{folder} cannot be written: {one_line(error)}') from error
     return [folder / name for name in (MANIFEST, *contents)]
@@ -199,6 +199,8 @@ class Export:
             raise InputError(f'{folder} is no exported network: it has no {MANIFEST} that can be read.') from error
         if version != FORMAT:
             raise InputError(f'{folder} is an export of version {version}, but {FORMAT} is read here; export it again.')
+        if self.manifest.pop('checksum', None) != _checksum(self.manifest):
+            raise InputError(f'{self.folder / MANIFEST} is not the file that was exported; export the network again.')
         self.identity = hashlib.sha256(content).hexdigest()
         for name, digest in self.manifest['sha256'].items():
             path = self.folder / name
@@ -226,6 +228,10 @@ class Export:
         if not graphs:
             raise InputError(f'{self.folder}: there is no {step} that takes no more than {", ".join(sorted(there))}.')
         return self.folder / max(graphs, key=lambda graph: len(_names(graph)))['file']
+
+
+def _checksum(manifest: Mapping) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _names(graph: Mapping) -> list[str]:

@@ -74,7 +74,7 @@ class VideoSource(Source):
 
     Raises:
         InputError: If the file is missing, is no video, has no video stream or not one frame; while iterating too, if
-            the size of its frames changes, or the file does.
+            the size of its frames changes and `any_size` is not set, or the file changes.
     """
 
     is_video = True
@@ -192,14 +192,17 @@ class VideoSource(Source):
 
     def __iter__(self) -> Iterator[Tensor]:
         self.damage, self.exhausted, self._failure = None, False, None
-        count = 0
+        count, size, colour = 0, self._coded_size, self.colour
         with self._open() as container, contextlib.closing(self._decode(container)) as frames:
             self.check_unchanged()
             for frame in frames:
-                self._check_size(count, frame)
+                if (frame.height, frame.width) != size:
+                    self._note_size(count, frame, size)
+                    size = (frame.height, frame.width)
+                    colour = self._read_colour(frame, container.streams[self._stream_index].codec_context)
                 self._note_time(count, frame)
                 count += 1
-                yield self._upright(frame_to_rgb(frame, self.colour, self.chroma))
+                yield self._upright(frame_to_rgb(frame, colour, self.chroma))
         self.check_unchanged()
         failure = self._failure or self._cut_off()
         if failure:
@@ -218,14 +221,14 @@ class VideoSource(Source):
         if file_status(self.path) != self._status:
             raise InputError(f'{self.path} has changed since it was opened; start over with force once it is complete.')
 
-    def _check_size(self, index: int, frame) -> None:
-        if (frame.height, frame.width) != self._coded_size:
-            h, w = self._coded_size
-            when = '' if frame.time is None else f' (at {frame.time - float(self.origin):.3f} s)'
-            raise InputError(
-                f'{self.path}: frame {index}{when} is {frame.width}x{frame.height}, but those before it {w}x{h}; '
-                'cut the film there and upscale its parts apart.'
-            )
+    def _note_size(self, index: int, frame, before: tuple[int, int]) -> None:
+        """A frame is of another size than those before it: a note, or an error where all must have one."""
+        h, w = before
+        when = '' if frame.time is None else f' (at {frame.time - float(self.origin):.3f} s)'
+        change = f'{self.path}: frame {index}{when} is {frame.width}x{frame.height}, but those before it {w}x{h}'
+        if not self.any_size:
+            raise InputError(f'{change}; write a folder of PNGs, or cut the film there and upscale its parts apart.')
+        self.notes.append(f'{change}; each part is upscaled at its size.')
 
     def _decode(self, container) -> Iterator[av.VideoFrame]:
         """The decoder's frames up to the first damaged one; damage ahead of the first whole frame is skipped."""

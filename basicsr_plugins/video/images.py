@@ -26,6 +26,8 @@ from basicsr_plugins.video.colour import STRIPE
 from basicsr_plugins.video.media import Source, Target, file_status
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+PLAIN = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # without alpha, turned as EXIF says
+EXIF = (b'eXIf', b'EXIF')  # of PNG and WebP; OpenCV turns TIFF, whatever it is asked for
 PNG_COMPRESSION = 3  # zlib's; higher ones take several times as long for a few percent
 
 
@@ -71,17 +73,14 @@ class ImageSource(Source):
         self._has_noted_alpha = False
         self.files = list(files)
         self._status = [file_status(file) for file in self.files]
-        data = _read(self.files[0])
-        first = _decode(self.files[0], data)
+        first = self._load(self.files[0])
         self.size = first.shape[:2]
         self.num_frame = len(self.files)
         self.bit_depth = 8 if first.dtype == np.uint8 else 16
-        self._note_alpha(self.files[0], data)
 
     def __iter__(self) -> Iterator[Tensor]:
         for file, status in zip(self.files, self._status):
-            data = _read(file)
-            image = _decode(file, data)
+            image = self._load(file)
             if file_status(file) != status:
                 raise InputError(f'{file} has changed since the images were listed; start over with force.')
             if image.shape[:2] != self.size:
@@ -89,15 +88,19 @@ class ImageSource(Source):
                 raise InputError(
                     f'{file} is {w}x{h}, but {self.files[0].name} is {first_w}x{first_h}; all frames need one size.'
                 )
-            self._note_alpha(file, data)
             yield _to_tensor(image)
         self.exhausted = True
 
-    def _note_alpha(self, file: Path, data: bytes) -> None:
-        """Once, of the first image that shows less without its alpha channel."""
-        if not self._has_noted_alpha and _is_transparent(data):
+    def _load(self, file: Path) -> np.ndarray:
+        """An image without its alpha channel; a note, once, of the first that shows less without it."""
+        data = _read(file)
+        if self._has_noted_alpha or not _may_have_alpha(data):
+            return _decode(file, data)
+        image = _decode(file, data, cv2.IMREAD_UNCHANGED)
+        if _is_transparent(image):
             self._has_noted_alpha = True
             self.notes.append(f'{file} has an alpha channel that is not opaque; it is dropped, here and in all others.')
+        return _decode(file, data) if any(mark in data for mark in EXIF) else _without_alpha(image)
 
     def identity(self) -> dict:
         listing = ''.join(
@@ -113,12 +116,14 @@ def _read(file: Path) -> bytes:
         raise InputError(f'{file} cannot be read: {error.strerror}.') from error
 
 
-def _decode(file: Path, data: bytes) -> np.ndarray:
-    """(h, w) or (h, w, 3) in BGR, of uint8, uint16 or float32."""
+def _decode(file: Path, data: bytes, flags: int = PLAIN) -> np.ndarray:
+    """(h, w) or (h, w, 3) in BGR, of uint8, uint16 or float32; by other flags with alpha, too."""
     image = None
     if data and _is_whole(data):
         with contextlib.suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None and flags != PLAIN:  # grey with alpha in JPEG 2000
+        return _decode(file, data)
     if image is None:
         raise InputError(f'{file} is damaged or not an image.')
     if image.dtype not in (np.uint8, np.uint16, np.float32):
@@ -144,17 +149,24 @@ def is_whole_png(data: bytes) -> bool:
     return False
 
 
-def _is_transparent(data: bytes) -> bool:
-    """Whether an image has an alpha channel that is not opaque everywhere."""
+def _may_have_alpha(data: bytes) -> bool:
     if data.startswith((b'\xff\xd8', b'P')):  # JPEG and PNM have none
         return False
-    if data.startswith(PNG_SIGNATURE) and data[25] not in (4, 6) and b'tRNS' not in data[: data.find(b'IDAT')]:
-        return False
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 3 or image.shape[2] not in (2, 4):
+    return not data.startswith(PNG_SIGNATURE) or data[25:26] in b'\4\6' or b'tRNS' in data[: data.find(b'IDAT')]
+
+
+def _is_transparent(image: np.ndarray) -> bool:
+    """Whether an image has an alpha channel that is not opaque everywhere."""
+    if image.ndim != 3 or image.shape[2] not in (2, 4):
         return False
     opaque = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
     return bool((image[..., -1] != opaque).any())
+
+
+def _without_alpha(image: np.ndarray) -> np.ndarray:
+    if image.ndim != 3 or image.shape[2] == 3:
+        return image
+    return image[..., 0] if image.shape[2] == 2 else image[..., :3]
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
@@ -171,6 +183,8 @@ class ImageTarget(Target):
 
     Each PNG is whole or absent; after an interruption those that are there count, up to the first damaged one.
     """
+
+    any_size = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -101,6 +101,8 @@ class Source:
         exhausted: Whether an iteration has come to the end.
         files: The files that it reads.
         is_video: Whether it has times, colour and other streams, as `VideoSource` has.
+        any_size: Whether a video's frames may change their size on the way, which else is refused; `size` is then that
+            of the first.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Source:
     bit_depth: int = 8
     files: list[Path]
     is_video: bool = False
+    any_size: bool = False
 
     def __init__(self, name: str):
         self.name = name
@@ -141,6 +144,7 @@ class Target:
         size: (h, w) of the frames, where it is not `scale` times the source's (two pictures side by side).
 
     Attributes:
+        any_size: Whether it holds frames of several sizes.
         num_done: Frames that are there already; the first one to be written has this index.
         num_kept: Frames that an interruption now would leave.
         work: The folder that it is made in.
@@ -150,6 +154,8 @@ class Target:
         InputError: If the output is there, or parts of it and neither `resume` nor `force` is given, or they were made
             with other settings or from another source, or another process is writing it, or it cannot be written.
     """
+
+    any_size = False
 
     def __init__(
         self,
@@ -227,11 +233,11 @@ class Target:
             frame: (3, s * h, s * w), RGB, float, on any device; clamped to [0, 1].
 
         Raises:
-            InputError: If it has another size, or the disk refuses it.
+            InputError: If it has another size than the source's frames allow, or the disk refuses it.
         """
         if self.closed:
             raise ValueError(f'{self.path} is closed.')
-        if tuple(frame.shape) != (3, *self.size):
+        if tuple(frame.shape) != (3, *self.size) and not self.source.any_size:
             h, w = self.size
             raise InputError(f'{self.path}: a frame has the shape {tuple(frame.shape)}, but (3, {h}, {w}) is expected.')
         self._write(self.num_written, frame)

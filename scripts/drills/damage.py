@@ -1,16 +1,18 @@
-"""Drill: bytes flipped in checkpoints, clips, films and what interrupted runs left, each upscaled then.
+"""Drill: bytes flipped in checkpoints, exports, clips, films and what interrupted runs left, each upscaled then; and in
+clip stores (LMDBs), verified then.
 
     python scripts/drills/damage.py --count 100 --seed 0
 
-By turns one of the four has one to three of its bytes changed, or is cut off. Right is: the exact result of what is
-undamaged (the byte says nothing), or one sentence and exit code 1 without an output. A film may also end, with a note,
-at its last good frame. What its codec decodes otherwise without noticing, for H.264 has no checksums, is counted as
-`unnoticed by the decoder`: then the output is the upscaled frames that are decoded.
+By turns one of them has one to three of its bytes changed, or is cut off. Right is: the exact result of what is
+undamaged (the byte says nothing), or one sentence and exit code 1 without an output. H.264 has no checksums, so a
+damaged film may be decoded to other frames than it had: right is then what PyAV by itself decodes, upscaled, to the end
+(`decoded alike`) or, with a note, up to the last good frame.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -18,16 +20,25 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import av
 import torch
-from films import contents, make_inputs, upscaling
+from films import NETWORK, contents, make_inputs, upscaling
 from processes import finish, print_table, refuses, start
 
+from basicsr_plugins.commands.lmdb import main as pack
+from basicsr_plugins.data.frame_formats import LAYOUTS
 from basicsr_plugins.errors import run_script
+from basicsr_plugins.inference import upscale_frames
+from basicsr_plugins.inference.exported import write_export
+from basicsr_plugins.upscaling import load_network
+from basicsr_plugins.video.colour import frame_to_rgb
+from basicsr_plugins.video.images import encode_png
 from basicsr_plugins.video.opening import open_source
 
-KINDS = ('checkpoint', 'clip', 'film', 'interrupted run')
+KINDS = ('checkpoint', 'clip', 'film', 'interrupted run', 'clip store', 'export')
 SECONDS = 120  # that nothing may take
 
 
@@ -44,50 +55,102 @@ def damage(path: Path, rng: random.Random) -> None:
     path.write_bytes(data)
 
 
-def upscale(source: Path, output: Path, checkpoint: Path, *options: str) -> tuple[int, str]:
-    def work():
+def finish_soon(work: Callable[[], object], folder: Path) -> tuple[int, str]:
+    """Exit code and error messages of a process that has little time."""
+
+    def work_in_time() -> None:
         signal.alarm(SECONDS)
-        upscaling(source, output, *options, checkpoint=checkpoint)()
+        work()
 
-    return finish(start(work, output.parent), output.parent)
+    return finish(start(work_in_time, folder), folder)
 
 
-def leave_interrupted(inputs: Path, output: Path) -> None:
+def upscale(kind: str, folder: Path, *options: str) -> tuple[int, str, Path]:
+    """Upscale what is in a folder; exit code, error messages and the output."""
+    source = folder / ('film.mp4' if kind == 'film' else 'frames')
+    output = folder / ('out.mp4' if kind == 'interrupted run' else 'out')
+    checkpoint = folder / ('export' if kind == 'export' else 'net.pth')
+    if kind == 'interrupted run':
+        options = (*options, '--segment', '3')
+    return *finish_soon(upscaling(source, output, *options, checkpoint=checkpoint), folder), output
+
+
+def make_all(folder: Path) -> None:
+    """A film, its frames, a checkpoint, the network exported, and clip stores of all layouts."""
+    make_inputs(folder, 12)
+    shutil.copytree(folder / 'frames', folder / 'clips' / 'a')
+
+    def work() -> None:
+        write_export(load_network(folder / 'net.pth', NETWORK, 'cpu'), folder / 'export')
+        for layout in LAYOUTS:
+            pack(['folder', 'clips', f'{layout}.lmdb', '--layout', layout, '--num-worker', '0'])
+
+    code, error = finish(start(work, folder), folder)
+    assert code == 0, error
+
+
+def leave_interrupted(folder: Path) -> None:
     """Kill a run when it has finished some frames."""
-    work = upscaling(inputs / 'frames', output, '--segment', '3', checkpoint=inputs / 'net.pth')
-    child = start(work, output.parent)
+    work = upscaling(folder / 'frames', folder / 'out.mp4', '--segment', '3', checkpoint=folder / 'net.pth')
+    child = start(work, folder)
     deadline = time.monotonic() + SECONDS
-    while len(list(output.parent.glob('.*.parts/seg_*.json'))) < 1 and time.monotonic() < deadline:
+    while len(list(folder.glob('.*.parts/seg_*.json'))) < 1 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
-    finish(child, output.parent)
+    finish(child, folder)
+
+
+def upscale_decoded(film: Path, checkpoint: Path, number: int) -> dict[str, bytes]:
+    """The first PNGs of a film, of the frames that PyAV decodes without what this package adds to it."""
+    frames, colour = [], open_source(film).colour
+    with av.open(str(film)) as container, contextlib.suppress(av.error.FFmpegError):
+        for frame in container.decode(video=0):
+            frames.append(frame_to_rgb(frame, colour))
+    restored = upscale_frames(load_network(checkpoint, NETWORK, 'cpu', runtime='auto'), frames[:number])
+    return {f'{i:08d}.png': encode_png(frame, 8) for i, frame in enumerate(restored)}
+
+
+def drill_store(folder: Path, rng: random.Random) -> str:
+    """Damage a clip store, verify it, and judge: what passes must hold the very frames."""
+    store = folder / f'{rng.choice(LAYOUTS)}.lmdb'
+    damage(rng.choice(sorted(store.iterdir())), rng)
+
+    def verify(*options: str) -> tuple[int, str]:
+        arguments = ['verify', str(store), '--num-worker', '0', *options]
+        return finish_soon(lambda: run_script(lambda: pack(arguments)), folder)
+
+    code, error = verify()
+    if refuses(code, error):
+        return 'refused'
+    if code == 0:
+        code, error = verify('--source', str(folder / 'clips'))
+    if code == 0:
+        return 'exact'
+    print(error)
+    return 'wrong'
 
 
 def drill(kind: str, inputs: Path, expected: dict, folder: Path, rng: random.Random) -> str:
     """Damage one thing in a copy of the inputs, upscale, and judge."""
     shutil.copytree(inputs, folder)
-    source = folder / ('film.mp4' if kind == 'film' else 'frames')
-    output = folder / ('out.mp4' if kind == 'interrupted run' else 'out')
-    options = []
+    if kind == 'clip store':
+        return drill_store(folder, rng)
     if kind == 'interrupted run':
-        leave_interrupted(folder, output)
-        files = [file for file in folder.glob('.*.parts/**/*') if file.is_file()]
-        if files:
-            damage(rng.choice(files), rng)
-        options = ['--resume', '--segment', '3']
-    elif kind == 'clip':
-        damage(rng.choice(sorted(source.iterdir())), rng)
-    else:
-        damage(folder / ('net.pth' if kind == 'checkpoint' else 'film.mp4'), rng)
-    code, error = upscale(source, output, folder / 'net.pth', *options)
+        leave_interrupted(folder)
+    files = {'checkpoint': 'net.pth', 'film': 'film.mp4', 'clip': 'frames/*', 'export': 'export/*'}
+    damaged = [file for file in folder.glob(files.get(kind, '.*.parts/**/*')) if file.is_file()]
+    if damaged:
+        damage(rng.choice(sorted(damaged)), rng)
+    code, error, output = upscale(kind, folder, *(['--resume'] if kind == 'interrupted run' else []))
     if refuses(code, error) and not output.exists():
         return 'refused'
     if code == 0 and contents(output) == expected[kind]:
         return 'exact'
     if code == 0 and kind == 'film':
-        decoded = open_source(source)
-        if sum(1 for _ in decoded) == len(contents(output)):
-            return 'ends at the last good frame, with a note' if decoded.damage else 'unnoticed by the decoder'
+        left = contents(output)
+        if left == upscale_decoded(folder / 'film.mp4', folder / 'net.pth', len(left)):
+            ends_early = 'is damaged: its frames end' in error
+            return 'ends at the last good frame, with a note' if ends_early else 'decoded alike'
     print(error)
     return 'wrong'
 
@@ -104,18 +167,14 @@ def main() -> int:
     try:
         inputs = root / 'inputs'
         inputs.mkdir()
-        make_inputs(inputs, 12)
+        make_all(inputs)
         expected = {}
-        for kind in KINDS:
-            folder = root / f'expected {kind}'
-            folder.mkdir()
-            source = inputs / ('film.mp4' if kind == 'film' else 'frames')
-            output = folder / ('out.mp4' if kind == 'interrupted run' else 'out')
-            options = ['--segment', '3'] if kind == 'interrupted run' else []
-            upscale(source, output, inputs / 'net.pth', *options)
-            expected[kind] = contents(output)
         for seed in range(args.seed, args.seed + args.count):
             kind = KINDS[seed % len(KINDS)]
+            if kind not in expected and kind != 'clip store':
+                shutil.copytree(inputs, root / 'expected')
+                expected[kind] = contents(upscale(kind, root / 'expected')[2])
+                shutil.rmtree(root / 'expected')
             result = drill(kind, inputs, expected, root / str(seed), random.Random(seed))
             counts[f'damaged {kind}', result] += 1
             if result == 'wrong':

@@ -38,8 +38,10 @@ def make_inputs(folder: Path, num_frame: int) -> None:
 
 
 def upscaling(source: Path, output: Path, *options: str, checkpoint: Path | None = None) -> Callable[[], object]:
-    """The command with the small EFAR, or with bicubic where there is no checkpoint, as a process's work."""
-    network = ('--network', OTHER) if checkpoint is None else ('--network', NETWORK, '--checkpoint', str(checkpoint))
+    """The command with the small EFAR, of a checkpoint or exported, or with bicubic, as a process's work."""
+    network = ('--network', OTHER) if checkpoint is None else ('--checkpoint', str(checkpoint))
+    if checkpoint is not None and not checkpoint.is_dir():
+        network = (*network, '--network', NETWORK)
     settings = ('--segment', '4', '--segment-frames', '5', '--preset', 'ultrafast', '--lookahead', '2')
     return lambda: run_script(lambda: main([str(source), '-o', str(output), *network, *settings, *options]))
 

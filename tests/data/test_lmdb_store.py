@@ -215,8 +215,8 @@ def test_two_runs_at_once_are_refused(clips, tmp_path):
     break_frame(clips)
     with pytest.raises(InputError):
         pack_lmdb(clips, tmp_path / 'x.lmdb', num_worker=0)
-    with open(tmp_path / 'x.lmdb.partial' / '.job.json') as record:
-        fcntl.flock(record, fcntl.LOCK_EX)
+    with open(tmp_path / 'x.lmdb.partial' / '.lock') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match=r'another process is writing .*x\.lmdb\.partial'):
             pack_lmdb(clips, tmp_path / 'x.lmdb', num_worker=0)
 

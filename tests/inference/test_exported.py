@@ -168,6 +168,9 @@ def test_folders_that_are_no_export(folders, tmp_path):
     (copied / 'weights.bin').unlink()
     with pytest.raises(InputError, match=r'weights\.bin is missing; export the network again'):
         Export(copied)
+    (copied / 'manifest.json').write_text(json.dumps({**manifest, 'scale': 3}))
+    with pytest.raises(InputError, match=r'manifest\.json is not the file that was exported; export the network again'):
+        Export(copied)
     (copied / 'manifest.json').write_text(json.dumps({**manifest, 'format': 9}))
     with pytest.raises(InputError, match='is an export of version 9, but 1 is read here'):
         Export(copied)

@@ -10,11 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
+from basicsr_plugins import upscaling
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.video.images import is_whole_png
+from basicsr_plugins.inference.settings import UpscaleSettings
+from basicsr_plugins.upscaling import load_network
+from basicsr_plugins.video.images import ImageTarget, is_whole_png
 from basicsr_plugins.video.opening import VideoSettings, open_source, open_target
 from basicsr_plugins.video.work_folder import describe_difference
 
+from ..inference.networks import small_network
 from .test_film import FAST, decoded, make_video, moving, packets, upscale
 from .test_images import write
 
@@ -109,19 +113,57 @@ def test_a_damaged_state_is_one_sentence(tmp_path, film, content):
 # ---------------------------------------------------------------------------- sources
 
 
-def test_a_change_of_the_frame_size_ends_the_film_with_the_frames_number(tmp_path):
-    for name, size in (('a', (48, 64)), ('b', (64, 96))):
-        make_video(
-            tmp_path / f'{name}.ts',
-            moving(6, *size),
-            times=[3600 * i for i in range(6)],
-            time_base=Fraction(1, 90000),
-            options={'tune': 'zerolatency'},
-        )
-    (tmp_path / 'in.ts').write_bytes((tmp_path / 'a.ts').read_bytes() + (tmp_path / 'b.ts').read_bytes())
-    with pytest.raises(InputError, match=r'in\.ts: frame 6 \(at .* s\) is 96x64, but those before it 64x48; cut'):
-        upscale(open_source(tmp_path / 'in.ts'), tmp_path / 'out.mp4')
-    assert not (tmp_path / 'out.mp4').exists()
+class TestFrameSizeChanges:
+    @pytest.fixture
+    def film(self, tmp_path):
+        """Six frames of 64x48 (`a.ts`), then six of 96x80 (`b.ts`)."""
+        for name, size in (('a', (48, 64)), ('b', (80, 96))):
+            make_video(
+                tmp_path / f'{name}.ts',
+                moving(6, *size),
+                times=[3600 * i for i in range(6)],
+                time_base=Fraction(1, 90000),
+                options={'tune': 'zerolatency'},
+            )
+        (tmp_path / 'in.ts').write_bytes((tmp_path / 'a.ts').read_bytes() + (tmp_path / 'b.ts').read_bytes())
+        return tmp_path / 'in.ts'
+
+    @pytest.mark.parametrize('outputs', [('out.mp4', None), ('out', 'beside.mp4')])
+    def test_a_film_ends_with_the_frames_number(self, tmp_path, film, outputs):
+        net = load_network(None, 'Bicubic', 'cpu')
+        output, compare = (name and tmp_path / name for name in outputs)
+        message = r'in\.ts: frame 6 \(at .* s\) is 96x80, but those before it 64x48; write a folder of PNGs, or cut'
+        with pytest.raises(InputError, match=message):
+            upscaling.upscale(net, film, output, video=FAST, compare=compare, show_progress=False)
+        assert not output.exists()
+
+    @pytest.mark.parametrize(('mode', 'stop'), [('exact', 4), ('exact', 8), ('stream', 8)])
+    def test_pngs_go_on_at_the_other_size(self, tmp_path, film, monkeypatch, mode, stop):
+        """As the parts by themselves; interrupted in either part and resumed, too."""
+        net = small_network('EFAR')
+        settings = UpscaleSettings(mode=mode, segment=2, lookahead=1)
+
+        def run(source, output, **options):
+            notes = upscaling.upscale(net, source, tmp_path / output, settings, show_progress=False, **options)
+            return notes, [file.read_bytes() for file in sorted((tmp_path / output).iterdir())]
+
+        expected = run(tmp_path / 'a.ts', 'a')[1] + run(tmp_path / 'b.ts', 'b')[1]
+        notes, frames = run(film, 'out', compare=tmp_path / 'beside')
+        assert any('frame 6 (at' in note and 'each part is upscaled at its size' in note for note in notes)
+        assert frames == expected
+        assert cv2.imread(str(tmp_path / 'beside' / '00000006.png')).shape == (320, 768, 3)
+        write = ImageTarget._write
+
+        def write_or_stop(self, index, frame):
+            if index == stop:
+                raise KeyboardInterrupt
+            write(self, index, frame)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageTarget, '_write', write_or_stop)
+            with pytest.raises(KeyboardInterrupt):
+                run(film, 'again')
+        assert run(film, 'again', resume=True)[1] == expected
 
 
 def test_a_film_that_is_replaced_while_it_is_read(tmp_path, film):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.video.images import natural_key
@@ -101,6 +102,33 @@ def test_grey_and_alpha(tmp_path):
     assert len(source.notes) == 1
     assert 'alpha' in source.notes[0]
     assert open_source(tmp_path / 'grey').notes == []
+
+
+@pytest.mark.parametrize(('suffix', 'mode'), [('png', 'RGBA'), ('png', 'LA'), ('tif', 'RGBA'), ('webp', 'RGBA')])
+@pytest.mark.parametrize('orientation', [None, 6])
+def test_images_with_alpha_are_decoded_once(tmp_path, monkeypatch, suffix, mode, orientation):
+    """Opaque or not; twice only where EXIF turns them, which OpenCV does without alpha only."""
+    (tmp_path / 'clip').mkdir()
+    options = {'lossless': True} if suffix == 'webp' else {}
+    if orientation:
+        options['exif'] = Image.Exif()
+        options['exif'][0x112] = orientation
+    pictures = [Image.fromarray(picture(i, channels=4), 'RGBA').convert(mode) for i in range(3)]
+    pictures[0].putalpha(255)
+    for i, one in enumerate(pictures):
+        one.save(tmp_path / 'clip' / f'{i}.{suffix}', **options)
+    decoded = []
+    decode = cv2.imdecode
+    monkeypatch.setattr(cv2, 'imdecode', lambda *args: decoded.append(args) or decode(*args))
+    source = open_source(tmp_path / 'clip')
+    assert (len(decoded), source.notes) == (2 if orientation and suffix != 'tif' else 1, [])
+    decoded.clear()
+    frames = list(source)
+    assert len(decoded) == (5 if orientation and suffix != 'tif' else 3)
+    assert [note.split(' has')[0] for note in source.notes] == [str(tmp_path / 'clip' / f'1.{suffix}')]
+    for file, frame in zip(source.files, frames):
+        plain = decode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)  # turned, without alpha
+        torch.testing.assert_close(frame, as_tensor(plain), rtol=0, atol=1e-7)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
