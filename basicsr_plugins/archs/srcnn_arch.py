@@ -1,6 +1,6 @@
 """SRCNN: the first convolutional network for super-resolution.
 
-Paper: Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks", IEEE TPAMI 2016,
+Paper: Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks", IEEE TPAMI 2015,
 arXiv:1501.00092. Three convolutions on the bicubically enlarged luma: patches, a mapping, a reconstruction; at the
 defaults ("9-5-5") 57,281 parameters, with `kernel_sizes: [9, 1, 5]` 8,129.
 
