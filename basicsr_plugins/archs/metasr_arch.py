@@ -64,20 +64,25 @@ class MetaSR(AnyScaleNetwork):
         columns, horizontal = positions(w, width, x.device)
         rows, vertical = positions(h, height, x.device)
         inverse = math.sqrt(h * w / (height * width))
-        period = height // math.gcd(h, height)
+        period, num_distinct = height // math.gcd(h, height), width // math.gcd(w, width)
         output = x.new_empty(x.size(0), 3, height, width)
         for phase in range(period):
-            kernels = self.row_kernels(vertical[phase], horizontal, inverse)
+            kernels = self.row_kernels(vertical[phase], horizontal, num_distinct, inverse)
             at_once = max(MAX_PATCHES // (x.size(0) * feat.size(1) * TAPS * width), 1)
             for some in torch.arange(phase, height, period, device=x.device).split(at_once):
                 output[:, :, some] = convolve(feat, rows[some], columns, kernels)
         return output
 
-    def row_kernels(self, vertical: Tensor, horizontal: Tensor, inverse: float) -> Tensor:
-        """The kernels of a row, (W, 9 * f, 3), from its place in its LR pixels, (), and the columns', (W,)."""
-        distinct, which = horizontal.unique(return_inverse=True)
+    def row_kernels(self, vertical: Tensor, horizontal: Tensor, num_distinct: int, inverse: float) -> Tensor:
+        """The kernels of a row, (W, 9 * f, 3), from its place in its LR pixels, (), and the columns', (W,).
+
+        The columns' repeat, after `num_distinct` of them.
+        """
+        distinct = horizontal[:num_distinct]
         places = torch.stack((vertical.expand_as(distinct), distinct, torch.full_like(distinct, inverse)), dim=1)
-        return self.kernels(places.to(self.kernels[0].weight)).reshape(len(distinct), -1, 3)[which]
+        return self.kernels(places.to(self.kernels[0].weight)).reshape(num_distinct, -1, 3)[
+            torch.arange(len(horizontal)) % num_distinct
+        ]
 
 
 def positions(length: int, enlarged: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:

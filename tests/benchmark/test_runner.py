@@ -593,6 +593,21 @@ def test_fresh_and_lost_pictures(benchmark, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures('in_this_process')
+def test_networks_without_weights_in_cost_only(benchmark, tmp_path):
+    """They restore no clip; what they cost, and all of the others, is there, and in the report."""
+    log = tmp_path / 'frames'
+    net = network('untrained', 'Upsampler', log=str(log))
+    asked = dataclasses.replace(benchmark, others=[net], profile=CHEAP, untrained_in_cost_only=True)
+    bicubic, untrained = run_benchmark(asked).rows
+    assert set(log.read_text().split()) == {'8x8'}  # the frames whose cost is measured
+    assert (untrained.params, untrained.error, untrained.average, untrained.clips) == (1, None, {}, {})
+    assert untrained.seconds_per_frame > 0
+    assert bicubic.average['psnr'] > 0
+    assert 'Networks with random weights are measured in cost only.' in (asked.out / 'report.html').read_text()
+    assert run_benchmark(dataclasses.replace(asked, untrained_in_cost_only=False)).rows[1].average['psnr'] > 0
+
+
+@pytest.mark.usefixtures('in_this_process')
 def test_documents_agree(benchmark, tmp_path):
     table = tmp_path / 'published.csv'
     table.write_text('source,method,a_psnr,avg_psnr\na paper,Theirs,31.25,31.25\n')
