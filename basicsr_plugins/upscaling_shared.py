@@ -139,7 +139,8 @@ def find_shares(frames: Iterable[Tensor], scene_cuts: bool, number: int) -> list
                 borders.append(i)
             length = i + 1
     borders.append(length)
-    ends = [min(borders, key=lambda border: abs(border - length * i / number)) for i in range(1, number)]
+    wanted = [length * i / number for i in range(1, number)]
+    ends = [min(borders, key=lambda border: (abs(border - end), -border)) for end in wanted]
     return list(zip([0, *ends], [*ends, length]))
 
 
