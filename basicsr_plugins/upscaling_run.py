@@ -88,9 +88,7 @@ def _fit(
     The file `chosen` holds what an interrupted run had, which is kept: tiles change frames, a little.
     """
     if chosen.is_file():
-        choice = json.loads(chosen.read_text())
-        whole_dir = settings.temp_dir if choice.pop('on_disk') else None
-        return replace(settings, **choice, whole_dir=whole_dir)
+        return _read_choice(chosen, settings)
     h, w = size
     free = _free_memory(net)
     if free is None or SURELY_LESS * h * w <= SHARE * free:
@@ -125,7 +123,7 @@ def _free_memory(net: nn.Module) -> int | None:
 def _with_smaller_tiles(
     size: tuple[int, int], settings: UpscaleSettings, chosen: Path, notes: Notes
 ) -> UpscaleSettings:
-    """After memory ran out.
+    """After memory ran out: half as large, and what they are put together to on disk.
 
     Raises:
         InputError: If the tiles are the least already.
@@ -140,7 +138,7 @@ def _with_smaller_tiles(
     gc.collect()  # what failed may hold memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    settings = replace(settings, tile=smaller)
+    settings = replace(settings, tile=smaller, whole_dir=settings.temp_dir)
     _note_choice(chosen, settings)
     return settings
 
@@ -148,6 +146,15 @@ def _with_smaller_tiles(
 def _note_choice(chosen: Path, settings: UpscaleSettings) -> None:
     choice = {'tile': settings.tile, 'segment': settings.segment, 'on_disk': settings.whole_dir is not None}
     write_atomically(chosen, json.dumps(choice))
+
+
+def _read_choice(chosen: Path, settings: UpscaleSettings) -> UpscaleSettings:
+    try:
+        choice = json.loads(chosen.read_text())
+        whole_dir = settings.temp_dir if choice.pop('on_disk') else None
+        return replace(settings, **choice, whole_dir=whole_dir)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f'{chosen} is damaged; start over with force.') from error
 
 
 def _go_through(

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import sys
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -71,6 +72,7 @@ def upscale_shared(
             if rank == 0:
                 reader = open_source(source)
                 target = stack.enter_context(open_target(output, reader, scale, video, resume, force, job))
+                reader.any_size = target.any_size
                 shares = find_shares(reader, settings.scene_cuts, number)
                 notes.add(*target.notes, *reader.notes, *notes_on(net, settings), *_note_idle(shares))
                 shares = [(str(target.parts / f'part_{i}{target.path.suffix}'), *one) for i, one in enumerate(shares)]
@@ -106,6 +108,7 @@ def _upscale_share(net, share: Share, path: str, settings: UpscaleSettings, vide
     if share.num_frame == 0:
         return
     with _left_for_another(open_target(path, share, network_scale(net), video, resume=True, job=job)) as part:
+        share.any_size = part.any_size
         keep = part.states_folder(settings.temp_dir)
         settings = replace(settings, temp_dir=settings.temp_dir or part.parts)
         run(net, share, [part], settings, keep, part.scale, notes, show_progress=notes.tell)
@@ -136,7 +139,8 @@ def find_shares(frames: Iterable[Tensor], scene_cuts: bool, number: int) -> list
                 borders.append(i)
             length = i + 1
     borders.append(length)
-    ends = [min(borders, key=lambda border: abs(border - length * i / number)) for i in range(1, number)]
+    wanted = [length * i / number for i in range(1, number)]
+    ends = [min(borders, key=lambda border: (abs(border - end), -border)) for end in wanted]
     return list(zip([0, *ends], [*ends, length]))
 
 
@@ -159,7 +163,15 @@ class Share(Source):
         self.exhausted = True
 
     @property
-    def times(self):
+    def any_size(self) -> bool:
+        return self._source.any_size
+
+    @any_size.setter
+    def any_size(self, allowed: bool) -> None:
+        self._source.any_size = allowed
+
+    @property
+    def times(self) -> array:
         return self._source.times[self._first : self._end]
 
     def identity(self) -> dict:

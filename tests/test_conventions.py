@@ -19,12 +19,14 @@ LAYERS = (
     ('__main__',),
     ('commands',),
     ('benchmark',),
+    ('upscaling_shared',),
     ('upscaling',),
+    ('upscaling_run',),
     ('inference', 'video'),
     ('models',),
     ('data', 'archs', 'metrics'),
     ('ops', 'compat', 'option_file', 'option_schema'),
-    ('_autoload', 'errors', 'files'),
+    ('_autoload', 'errors', 'files', 'memory'),
 )
 STRANGERS = ({'inference', 'video'}, {'archs', 'data'})  # pairs of one layer that know nothing of each other
 

@@ -78,6 +78,12 @@ def test_the_tiles_of_an_interrupted_run_are_kept(tmp_path, frames, monkeypatch)
         patch.setattr(ImageTarget, '_write', stop)
         with pytest.raises(KeyboardInterrupt):
             upscale(net, frames, tmp_path / 'out', SETTINGS, show_progress=False)
+    choice = tmp_path / '.out.parts' / 'fitted'
+    content = choice.read_text()
+    choice.write_text('{}')
+    with pytest.raises(InputError, match='fitted is damaged; start over with force'):
+        upscale(net, frames, tmp_path / 'out', SETTINGS, resume=True, show_progress=False)
+    choice.write_text(content)
     assert upscale(net, frames, tmp_path / 'out', SETTINGS, resume=True, show_progress=False) == []
     assert np.array_equal(images(tmp_path / 'out'), images(tmp_path / 'alone'))
 

@@ -45,7 +45,7 @@ from torch.nn import functional as F
 
 from basicsr_plugins.archs.pyramid_flow import PyramidFlow
 from basicsr_plugins.archs.recurrent import RecurrentNetwork
-from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet
+from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet, laid_out_as
 from basicsr_plugins.errors import InputError
 
 FLOW_NETWORKS = {'spynet': build_spynet, 'pyramid': PyramidFlow}
@@ -202,7 +202,7 @@ class EnhancedPropagation(nn.Module):
         zeros = torch.zeros_like(feat)
         aligned_state = zeros if state is None else self.align_state(feat, state, flow_to_state)
         aligned_neighbour = zeros if neighbour is None else self.align_neighbour(feat, neighbour, flow_to_neighbour)
-        inputs = [frame, feat, aligned_state, aligned_neighbour]
+        inputs = [laid_out_as(frame, feat), feat, aligned_state, aligned_neighbour]
         if extra is not None:
             inputs.append(extra)
         return self.fusion(torch.cat(inputs, dim=1))
@@ -237,7 +237,7 @@ class MultiScaleUpsampler(nn.Module):
         feat = self.lrelu(self.fusion(torch.cat((backward_state, forward_state), dim=1)))
         feat = self.lrelu(F.pixel_shuffle(self.upconv1(feat), self.first_scale))  # (b, c, 2h, 2w); at x3 (b, c, 3h, 3w)
         enlarged = F.interpolate(frame, scale_factor=self.first_scale, mode='bilinear', align_corners=False)
-        feat = self.lrelu(self.fusion_x2(torch.cat((feat, enlarged), dim=1)))
+        feat = self.lrelu(self.fusion_x2(torch.cat((feat, laid_out_as(enlarged, feat)), dim=1)))
         if self.scale == 4:
             feat = self.lrelu(F.pixel_shuffle(self.upconv2(feat), 2))  # (b, 64, 4h, 4w)
             enlarged = F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)

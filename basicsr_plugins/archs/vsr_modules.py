@@ -35,6 +35,16 @@ def _say_flow_starts_untrained():
     get_root_logger().warning(FLOW_STARTS_UNTRAINED)
 
 
+def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
+    """`x` in the dtype and the memory layout of `other`, both (b, c, h, w).
+
+    Channels that are concatenated are so in one dtype and layout, else the result is in the widest and all is converted
+    once more: half precision next to a frame in float32.
+    """
+    is_last = other.is_contiguous(memory_format=torch.channels_last)
+    return x.to(other.dtype).contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
+
+
 class MultiBranchBlock(nn.Module):
     """EFAR's extraction block (Section 2.2, Figure 2): convolutions of several dilation rates side by side.
 

@@ -101,9 +101,7 @@ def _measure_steps(spec: NetworkSpec, film: torch.Tensor) -> tuple[float, float,
     return flow, kept, sizes.get('backward_step', 0)
 
 
-def fit(
-    settings: UpscaleSettings, size: tuple[int, int], need: Need, free: int, largest: int | None = None
-) -> UpscaleSettings:
+def fit(settings: UpscaleSettings, size: tuple[int, int], need: Need, free: int) -> UpscaleSettings:
     """The settings with the largest tiles, and in mode `exact` the longest segments, that the free memory takes.
 
     Where the least are too much, what tiles are put together to lies in `temp_dir`.
@@ -113,13 +111,12 @@ def fit(
         size: (h, w) of the LR frames.
         need: What the network takes.
         free: Bytes.
-        largest: Tiles are no larger.
 
     Raises:
         InputError: If the least tiles take more.
     """
     for folder in (None, settings.temp_dir):
-        for tile in _tiles(settings, size, largest):
+        for tile in _tiles(settings, size):
             for segment in _segments(settings):
                 fitted = replace(settings, tile=tile, segment=segment, whole_dir=tile and folder)
                 if need.total(size, fitted) <= SHARE * free:
@@ -131,10 +128,9 @@ def fit(
     )
 
 
-def _tiles(settings: UpscaleSettings, size: tuple[int, int], largest: int | None) -> Iterator[int | None]:
-    if largest is None:
-        yield settings.tile_side(size)
-    tile = largest or AUTO_TILE
+def _tiles(settings: UpscaleSettings, size: tuple[int, int]) -> Iterator[int | None]:
+    yield settings.tile_side(size)
+    tile = AUTO_TILE
     while tile >= LEAST_TILE:
         yield tile
         tile //= 2

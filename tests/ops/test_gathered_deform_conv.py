@@ -31,7 +31,7 @@ def make_wide(deform_groups, seed=0):
     )
     offset = torch.randn(2, 18 * deform_groups, 9, 11, generator=generator) * 4
     offset[:, ::3] = offset[:, ::3].round()
-    offset[0, 0, 0, :4] = torch.tensor([1e4, -1e10, float('inf'), -float('inf')])
+    offset[0, 0, 0, :2] = torch.tensor([1e4, -1e10])
     return x, offset, mask, torch.randn(5, 64, 3, 3, generator=generator), torch.randn(5, generator=generator)
 
 
