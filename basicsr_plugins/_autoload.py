@@ -29,6 +29,7 @@ MODULES = (  # each registers its classes when imported
     'archs.metasr_arch',
     'archs.msffn_arch',
     'archs.rdn_arch',
+    'archs.realbasicvsr_arch',
     'archs.rednet_arch',
     'archs.rlsp_arch',
     'archs.rrn_arch',
@@ -38,10 +39,12 @@ MODULES = (  # each registers its classes when imported
     'archs.srdensenet_arch',
     'archs.tdan_arch',
     'archs.vdsr_arch',
+    'archs.zooming_slow_mo_arch',
     'data.synthetic_motion_dataset',
     'data.vsr_train_dataset',
     'data.vsr_test_dataset',
     'metrics.tof',
+    'models.vsr_gan_model',
     'models.vsr_model',
 )
 

@@ -47,6 +47,7 @@ RANGES = {  # of the arguments of networks, losses, metrics and optimizers, whos
     **dict.fromkeys(('restarts', 'milestones'), (0, MOST)),
     'reduction': ('mean', 'sum'),  # with none there is no loss to go back from
     'criterion': ('l1', 'l2', 'fro'),
+    'vgg_type': tuple(f'vgg{depth}{bn}' for depth in (11, 13, 16, 19) for bn in ('', '_bn')),
     'input_order': ('HWC', 'CHW'),
     'convert_to': ('y', 'gray'),
     'crop_border': (0, 10000),
@@ -241,7 +242,7 @@ def datasets_key(names: Mapping, model: type, is_train: bool) -> Key:
 
 
 def model_sections(model: type, is_train: bool) -> Schema:
-    """The sections that a model class reads: `network_g`, `path`, `train`, `val`."""
+    """The sections that a model class reads: `network_g`, its `more_networks`, `path`, `train`, `val`."""
     declared = getattr(model, 'option_keys', {})
     save_img = Key('bool', required=True)
     val = {'metrics': METRICS, 'save_img': save_img} if is_ours(model) else {'save_img': save_img}
@@ -257,6 +258,7 @@ def model_sections(model: type, is_train: bool) -> Schema:
         'path': Key('dict', required=True, keys=own['path']),
         'val': Key('dict | None' if is_train else 'dict', required=not is_train, keys={**own['val'], **val}),
         'network_g': NETWORK if is_ours(model) else Key(),
+        **dict.fromkeys(getattr(model, 'more_networks', ()), replace(NETWORK, required=is_train)),
     }
     return {**sections, 'train': Key('dict', required=True, keys=own['train'])} if is_train else sections
 

@@ -161,7 +161,8 @@ def upscale(
     settings = settings or UpscaleSettings()
     job = describe_job(net, settings)
     options = {'settings': video or VideoSettings(), 'resume': resume, 'force': force, 'job': job}
-    scale = network_scale(net)
+    scale, time_scale = network_scale(net), spec_of(net).time_scale
+    options['time_scale'] = time_scale
     h, w = reader.size
     notes = Notes(show_progress)
     with contextlib.ExitStack() as stack:

@@ -167,12 +167,18 @@ def _go_through(
     show_progress: bool,
 ) -> bool:
     """Whether memory was enough to upscale what the targets do not have yet; if not, what is done is written."""
-    skip = min(target.num_written for target in targets)
+    skip, time_scale = min(target.num_written for target in targets), targets[0].time_scale
     bicubic = Bicubic(scale) if len(targets) == 2 else None
     try:
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(
-                tqdm(total=source.num_frame, initial=skip, unit='frame', disable=not show_progress, mininterval=0.5)
+                tqdm(
+                    total=source.num_frame,
+                    initial=skip // time_scale,
+                    unit='frame',
+                    disable=not show_progress,
+                    mininterval=0.5,
+                )
             )
             frames = stack.enter_context(contextlib.closing(read_ahead(source, READ_AHEAD)))
             pairs = upscale_pairs(net, frames, settings, skip, _show(bar), keep)
@@ -181,7 +187,7 @@ def _go_through(
             forgotten = 0
             for index, (lq, hr) in enumerate(pairs, skip):
                 writer.put((index, lq, hr))
-                finished = min(target.num_kept for target in targets)
+                finished = min(target.num_kept for target in targets) // time_scale
                 if finished - forgotten >= FORGET_EVERY:
                     forget_states(keep, finished)
                     forgotten = finished

@@ -20,10 +20,12 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.engine import notes_on
 from basicsr_plugins.inference.pipeline import READ_AHEAD, read_ahead
 from basicsr_plugins.inference.scenes import SceneDetector
 from basicsr_plugins.inference.settings import UpscaleSettings
+from basicsr_plugins.models.network_spec import spec_of
 from basicsr_plugins.upscaling import describe_job, network_scale
 from basicsr_plugins.upscaling_run import Notes, run
 from basicsr_plugins.video.media import Source, Target, VideoSettings
@@ -60,6 +62,8 @@ def upscale_shared(
     Raises:
         InputError: As `upscaling.upscale`; where another process has ended, SystemExit.
     """
+    if spec_of(net).time_scale > 1:
+        raise InputError(f'{spec_of(net).name} makes frames between those of the film; run it by one process.')
     settings, video = settings or UpscaleSettings(), video or VideoSettings()
     dist.init_process_group('gloo', timeout=LONGEST_FILM)
     rank, number = dist.get_rank(), dist.get_world_size()

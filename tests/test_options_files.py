@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
 from basicsr.archs.spynet_arch import SpyNet
 from basicsr.data import build_dataset
@@ -125,6 +126,7 @@ def test_siblings_that_there_are():
         'train_SRCNN_REDS',
         'train_SRDenseNet_REDS',
         'train_VDSR_REDS',
+        'train_RealBasicVSR_stage2',
         'test_EFAR_REDS4_5frames',
         'test_EFAR_Vid4',
         'test_Bicubic_Vid4',
@@ -177,10 +179,11 @@ def test_datasets(name, data, monkeypatch):
                 section['dataroot_lq'] = 'LQ'
         dataset = build_dataset({**section, 'phase': phase, 'scale': 4})
         sample = dataset[0]
-        t = section.get('num_frame', 15)
+        t = section.get('num_frame', 15) * (2 if section.get('mirror') else 1)
         size = section.get('gt_size', 256)
         gt = (t, 3, size, size) if section['type'] != 'Vimeo90KDataset' else (3, size, size)
-        assert sample['lq'].shape == (t, 3, size // 4, size // 4)
+        shown = len(range(0, t, section.get('lq_interval', 1)))
+        assert sample['lq'].shape == (shown, 3, size // 4, size // 4)
         assert sample['gt'].shape == gt
         if section.get('val_partition') == 'REDS4':
             expected = {'000', '011', '015', '020'}
@@ -194,6 +197,10 @@ def test_model(name, tmp_path, monkeypatch):
     weights = tmp_path / 'experiments' / 'pretrained_models' / 'flownet' / 'spynet_sintel_final-3d2a1287.pth'
     weights.parent.mkdir(parents=True)
     torch.save({'params': SpyNet().state_dict()}, weights)
+    with torch.device('meta'):
+        vgg = torchvision.models.vgg19(weights=None).state_dict()
+    vgg = {key: torch.zeros(1).expand(value.shape) for key, value in vgg.items()}  # a number for each weight
+    torch.save(vgg, tmp_path / 'experiments' / 'pretrained_models' / 'vgg19-dcbb9e9d.pth')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('sys.argv', ['train.py', '-opt', str(FILES[name])])
     opt, _ = toolbox_options.parse_options(str(tmp_path), is_train=name in TRAIN)

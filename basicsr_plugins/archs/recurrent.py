@@ -3,6 +3,7 @@
 A network of this kind derives from `RecurrentNetwork` and defines steps instead of `forward`. Each is a pure function
 of tensors, and what it takes is said by the names of its arguments:
 
+    clean(frame) -> frame                   optional; in float32; all other steps then get cleaned frames
     extract(frame) -> feat                  optional
     flow(frame, other) -> flow              optional; from `frame` to `other`, in pixels, channel 0 = x; in float32
     backward_step(...) -> state             optional; the pass from the last frame to the first
@@ -19,6 +20,9 @@ and `upsample` also, of up to `num_lookahead` frames (an attribute of the networ
 
     next_states      the forward pass's states, which must not need the backward pass's
     flows_to_next    the flows from frame i to each
+
+A network that makes frames between those it is given (`time_scale = 2`) gives in `upsample` of each frame but the last
+the one after it too: (b, 6, s * h, s * w).
 
 What lies beyond the clip's ends, or before the start of a pass, is None. A state is a tensor (b, c, h, w) or a tuple of
 such tensors, with the height and width of the frame, so that it can be cut into tiles.
@@ -116,8 +120,10 @@ class Clip:
         return len(self.frames)
 
     def frame(self, i: int) -> Tensor:
-        """(b, 3, h, w)."""
-        return self._once(('frame', i), lambda: self.frames[i])
+        """(b, 3, h, w), cleaned where the network has a step for it."""
+        if not self._steps.has_step('clean'):
+            return self._once(('frame', i), lambda: self.frames[i])
+        return self._once(('frame', i), lambda: self._run(self._steps.clean, frame=self.frames[i]))
 
     def feat(self, i: int) -> Tensor:
         """What `extract` makes of frame i."""
@@ -181,6 +187,10 @@ class Clip:
         """
         taken = {name for step in STEPS for name in self._steps.step_inputs(step)}
         frames = range(len(self))
+        if self._steps.has_step('clean'):
+            for part in _parts(frames, size):
+                cleaned = self._run(self._steps.clean, frame=torch.cat([self.frames[i] for i in part]))
+                self._known.update((('frame', i), frame) for i, frame in zip(part, cleaned.chunk(len(part))))
         if any(name.endswith('feat') for name in taken):
             for part in _parts(frames, size):
                 feats = self._run(self._steps.extract, frame=torch.cat([self.frame(i) for i in part]))
@@ -201,6 +211,11 @@ class Clip:
         return self._known[key]
 
 
+def split_times(steps: Steps, output: Tensor | tuple[Tensor, ...]) -> Sequence[Tensor | tuple[Tensor, ...]]:
+    """What `upsample` gave for a frame as the frames that it is: one, or more of a network that makes some between."""
+    return output.split(3, dim=-3) if getattr(steps, 'time_scale', 1) > 1 else (output,)
+
+
 def _parts(items: Sequence, size: int) -> list[Sequence]:
     return [items[first : first + size] for first in range(0, len(items), size)]
 
@@ -218,7 +233,8 @@ def run_clip(
             one, as they are needed, which gives the very values of upscaling.
 
     Returns:
-        (b, t, 3, s * h, s * w); a tuple, of which this is the first, where `upsample` gives one.
+        (b, t, 3, s * h, s * w), with 2 * t - 1 frames of a network of twice the frame rate; a tuple, of which this is
+        the first, where `upsample` gives one.
     """
     clip = Clip(steps, x.unbind(1), run)
     if batch is not None:
@@ -232,7 +248,7 @@ def run_clip(
     state = None
     for i in range(len(clip)):
         state = clip.step('forward_step', i, state, backward_states[i])
-        outputs.append(clip.step('upsample', i, state, backward_states[i]))
+        outputs.extend(split_times(steps, clip.step('upsample', i, state, backward_states[i])))
         backward_states[i] = None
         clip.keep(i, len(clip))
     if isinstance(outputs[0], tuple):  # in training: the frames, and what losses of the network's own look at

@@ -17,7 +17,7 @@ from basicsr_plugins.data.vsr_test_dataset import ClipFrames
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.models.entries import NetworkEntry, parse_network
-from basicsr_plugins.models.network_spec import fit_scale
+from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.video.images import ImageSource, list_images
 
@@ -89,9 +89,15 @@ class NetworkMethod:
         Raises:
             InputError: While iterating too: if the network cannot be built, or does not fit its checkpoint or the clip.
         """
-        info = clip.lq.info._replace(frames=clip.lq.info.frames[: protocol.num_frame(clip)])
-        frames = ClipFrames(clip.lq.reader, info)
-        return restore_frames(self.on_runtime(self.build(protocol).to(device)), frames, protocol.padding)
+        net, number = self.build(protocol), protocol.num_frame(clip)
+        step = spec_of(net).time_scale  # a network of twice the frame rate gets every second frame
+        if (number - 1) % step:
+            raise InputError(
+                f'{self.name} makes the frames between every {step}. one, but the {number} of clip {clip.name} do not '
+                f'end with one; set max_frames to {number - (number - 1) % step} or fewer.'
+            )
+        frames = ClipFrames(clip.lq.reader, clip.lq.info._replace(frames=clip.lq.info.frames[:number:step]))
+        return restore_frames(self.on_runtime(net.to(device)), frames, protocol.padding)
 
     def build(self, protocol: Protocol) -> nn.Module:
         """The network, in eval mode, on the CPU.

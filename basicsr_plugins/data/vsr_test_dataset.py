@@ -36,6 +36,8 @@ class VSRTestDataset(Dataset):
             io_backend (dict): `type: disk` or `type: lmdb`; the layout of an LMDB is found out.
             meta_info_file (str, optional): The clips to take; default: all.
             val_partition (str | list[str], optional): Only these of them: REDS4, official, a list, or none for all.
+            lq_interval (int, optional): LQ has every n-th frame, for networks that make the frames between; GT
+                ends with the last of LQ. Default: 1.
             cache_data (bool, optional): Decode all clips once, at start, and keep them in memory (uint8); otherwise a
                 frame is read when it is its turn. Default: false.
             padding (str, optional): How sliding-window networks go on beyond the ends of a clip: `replicate`,
@@ -52,6 +54,7 @@ class VSRTestDataset(Dataset):
         'io_backend': IO_BACKEND,
         'meta_info_file': Key('str | None'),
         'val_partition': Key('str | list[str] | None'),
+        'lq_interval': Key('int', default=1, low=1, high=10000),
         'cache_data': Key('bool', default=False),
         'padding': Key('str | None', choices=('replicate', 'reflection', 'reflection_circle', 'circle')),
     }
@@ -63,7 +66,7 @@ class VSRTestDataset(Dataset):
         check_dataset_options(type(self), opt)
         check_sources(where, opt)
         self.opt = opt
-        self.scale = opt['scale']
+        self.scale, self.lq_interval = opt['scale'], opt.get('lq_interval', 1)
         gt_root = opt.get('dataroot_gt')
         self.gt = ClipReader(gt_root, opt['io_backend'], f'{where}: dataroot_gt') if gt_root is not None else None
         if opt.get('degradation') is not None:
@@ -106,19 +109,26 @@ class VSRTestDataset(Dataset):
         """One clip, whose frames are read when they are asked for.
 
         Returns:
-            `lq`: t frames (3, h, w); `gt`, where there is GT: t frames (3, s * h, s * w); both `ClipFrames`, RGB in
-            [0, 1]. `folder`: the clip's name. `frames`: the stems of its frames' names.
+            `lq`: t frames (3, h, w); `gt`, where there is GT: t frames (3, s * h, s * w), with `lq_interval` those
+            between too; both `ClipFrames`, RGB in [0, 1]. `folder`: the clip's name. `frames`: the stems of its frames'
+            names.
         """
         lqs, gts = self.cache[index] if index in self.cache else self._frames(index)
         lq_clip, _ = self.clips[index]
-        item = {'lq': lqs, 'folder': lq_clip.name, 'frames': [PurePath(frame).stem for frame in lq_clip.frames]}
+        names = [PurePath(frame).stem for frame in self._made(lq_clip).frames]
+        item = {'lq': lqs, 'folder': lq_clip.name, 'frames': names}
         if gts is not None:
             item['gt'] = gts
         return item
 
     def _frames(self, index: int) -> tuple[ClipFrames, ClipFrames | None]:
         lq_clip, gt_clip = self.clips[index]
-        return ClipFrames(self.lq, lq_clip), None if self.gt is None else ClipFrames(self.gt, gt_clip)
+        lqs = ClipFrames(self.lq, lq_clip._replace(frames=lq_clip.frames[:: self.lq_interval]))
+        return lqs, None if self.gt is None else ClipFrames(self.gt, self._made(gt_clip))
+
+    def _made(self, clip: ClipInfo) -> ClipInfo:
+        """The frames up to the last that LQ has."""
+        return clip._replace(frames=clip.frames[: (len(clip.frames) - 1) // self.lq_interval * self.lq_interval + 1])
 
     def _check_first_frame(self, index: int) -> None:
         if self.gt is None:

@@ -52,6 +52,10 @@ class VSRTrainDataset(Dataset):
             gt_size (int): Side of the GT patch, in pixels, divisible by `scale`.
             interval_list (list[int], optional): Steps between frames, one chosen for each sample. Default: [1].
             random_reverse (bool, optional): Reverse half of the samples in time. Default: false.
+            mirror (bool, optional): Let the clip run back after its end, x and reversed x: twice as many frames, of
+                which `degradation` makes each anew. Default: false.
+            lq_interval (int, optional): LQ has every n-th frame of the sample, from the first to the last; for
+                networks that make the frames between. Default: 1.
             use_hflip, use_rot (bool): Flips; rotation by flips and transposition.
             uint8 (bool, optional): Leave flips and scaling to the model, which `to_device_samples` does on its device;
                 the values are the same. Default: false, which any model of the toolbox takes.
@@ -73,6 +77,8 @@ class VSRTrainDataset(Dataset):
         'gt_size': Key('int', required=True, low=1, high=65536),
         'interval_list': Key('list[int]', default=[1], low=1, high=10000),
         'random_reverse': Key('bool', default=False),
+        'mirror': Key('bool', default=False),
+        'lq_interval': Key('int', default=1, low=1, high=10000),
         'uint8': Key('bool', default=False),
         **dict.fromkeys(('use_hflip', 'use_rot'), Key('bool', required=True)),
     }
@@ -87,6 +93,10 @@ class VSRTrainDataset(Dataset):
         self.interval_list = list(opt.get('interval_list', [1]))
         self.random_reverse = opt.get('random_reverse', False)
         self.use_hflip, self.use_rot = opt['use_hflip'], opt['use_rot']
+        self.mirror = opt.get('mirror', False)
+        self.lq_interval = opt.get('lq_interval', 1)
+        if (self.num_frame * (2 if self.mirror else 1) - 1) % self.lq_interval:
+            raise InputError(f'{where}: a sample that has LQ of every {self.lq_interval}. frame must end with one.')
         self.uint8 = opt.get('uint8', False)
         if self.uint8 and opt.get('degradation') is not None:
             raise InputError(f'{where}: degradation gives LQ patches that are not rounded; leave uint8 out.')
@@ -155,7 +165,7 @@ class VSRTrainDataset(Dataset):
         Returns:
             `lq`: (t, 3, p, p); `gt`: (t, 3, scale * p, scale * p); both RGB, float32 in [0, 1]. `key`: `clip/number` of
             the item, as the toolbox has it. With `uint8: true`, `lq` and `gt` are uint8 and not yet flipped, and
-            `flips` says what `to_device_samples` has to do.
+            `flips` says what `to_device_samples` has to do. With `mirror: true`, 2 * t frames.
         """
         if not isinstance(item, SeededIndex):
             item = SeededIndex(item, (item,))
@@ -165,12 +175,17 @@ class VSRTrainDataset(Dataset):
             frames = self._choose_frames(first, len(lq_clip.frames))
             sample = self._read_patches(lq_clip, gt_clip, frames)
             flips = choose_flips(self.use_hflip, self.use_rot)
+        if self.mirror:
+            sample = {key: torch.cat((value, value.flip(0))) for key, value in sample.items()}
+        if self.make_lq is None:
+            sample['lq'] = sample['lq'][:: self.lq_interval]
         sample['key'] = f'{lq_clip.name}/{first:08d}'
         if self.uint8:
             return {**sample, 'flips': flips}
         sample = {key: to_floats(value, flips) if key in FRAMES else value for key, value in sample.items()}
         if self.make_lq is not None:  # after the flips, which would move the place of its pixels
-            sample['lq'] = self.make_lq(sample['gt'], np.random.default_rng([DEGRADATION, *item.seed]))
+            lq = self.make_lq(sample['gt'], np.random.default_rng([DEGRADATION, *item.seed]))
+            sample['lq'] = lq[:: self.lq_interval]
         return sample
 
     def _choose_frames(self, first: int, length: int) -> list[int]:

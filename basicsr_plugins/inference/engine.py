@@ -39,6 +39,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from basicsr_plugins.archs.recurrent import split_times
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.buffers import DiskFrames, FramesFrom
 from basicsr_plugins.inference.chunks import restore_chunks
@@ -66,11 +67,12 @@ def upscale_frames(
             another size than the one before starts a scene.
         settings: How; default: `UpscaleSettings()`.
         skip: So many HR frames are there already: they are not yielded, and nothing is computed that only they need.
-        progress: Called with `read`, `backward` or `upscale`, and how many frames have gone through that so far; with
-            the skipped ones, in `read` and `upscale`.
+        progress: Called with `read`, `backward` or `upscale`, and how many LR frames have gone through that so far;
+            with the skipped ones, in `read` and `upscale`.
 
     Yields:
-        HR frames (3, s * h, s * w), float32, RGB, not clamped, on the network's device, in order.
+        HR frames (3, s * h, s * w), float32, RGB, not clamped, on the network's device, in order; of a network of twice
+        the frame rate 2 * n - 1 for n LR frames, those at a cut a repetition.
 
     Raises:
         InputError: If a frame has another shape, the network cannot be run in the asked dtype, or the folder for
@@ -107,9 +109,16 @@ def upscale_pairs(
         raise InputError(
             f'dtype is {settings.dtype}, but {spec.name} estimates optical flow, which needs torch.float32.'
         )
-    if spec.time_scale != 1:
-        raise InputError(f'{spec.name} makes frames between those it is given, which upscaling cannot place.')
-    return _upscale(net, frames, settings, skip, Progress(progress), keep)
+    if spec.time_scale != 1 and spec.steps is None:
+        raise InputError(f'{spec.name} makes frames between those it is given, and has no steps: it cannot upscale.')
+    done = skip // spec.time_scale  # LR frames
+    pairs = _upscale(net, frames, settings, done, Progress(progress), keep)
+    return _after(pairs, skip - done * spec.time_scale)
+
+
+def _after(pairs: Iterator, skip: int) -> Iterator:
+    with contextlib.closing(pairs):
+        yield from itertools.islice(pairs, skip, None)
 
 
 def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
@@ -126,13 +135,21 @@ def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
 
 @torch.no_grad()
 def _upscale(net, frames, settings, skip, progress, keep):
+    """Pairs from LR frame `skip` on; where scenes meet, the last frame of the first stays for one between them."""
+    last = None  # of the scene before, where a frame between is missing
     with prepared(net, settings.dtype) as net:
         spec = spec_of(net)
         for size, scene in _scenes(frames, settings.scene_cuts, progress):
             missing = max(skip - progress.count['upscale'], 0)
             of_size = replace(settings, tile=settings.tile_side(size))
             for lq, hr in _choose(net, spec, of_size, keep)(scene, device_of(net), of_size, missing, progress):
-                yield lq, hr.float()
+                for one in split_times(spec, hr.float()):
+                    if last is not None:
+                        yield last
+                        last = None
+                    yield lq, one
+            if spec.time_scale > 1 and progress.count['upscale'] > skip:
+                last = lq, one
 
 
 def _choose(net: nn.Module, spec: NetworkSpec, settings: UpscaleSettings, keep: Path | None) -> Callable[..., Iterator]:

@@ -12,6 +12,7 @@ from basicsr_plugins.archs.recurrent import Clip, State, call
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.engine import upscale_frames
 from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND
+from basicsr_plugins.inference.propagation import WHOLE
 from basicsr_plugins.inference.settings import AUTO_TILE, UpscaleSettings
 from basicsr_plugins.memory import PeakMemory, is_out_of_memory
 from basicsr_plugins.models.network_spec import NetworkSpec, spec_of
@@ -30,7 +31,7 @@ class Need:
 
     Args:
         work: Of what is worked on at a time, a tile with its border or a frame.
-        frame: Of a whole frame, whatever the tiles: itself and its neighbours, and their flow.
+        frame: Of a whole frame, whatever the tiles: itself and its neighbours, their cleaning and their flow.
         whole: Of what tiles are put together to, features, states and the HR frames that wait for the encoder.
         state: Of each frame of a segment: its backward state, put together as well.
     """
@@ -87,7 +88,7 @@ def _measure_steps(spec: NetworkSpec, film: torch.Tensor) -> tuple[float, float,
     def record(step, **inputs: State | None) -> State:
         with PeakMemory(film.device) as memory:
             result = call(step, **inputs)
-        if step.__name__ == 'flow':
+        if step.__name__ in WHOLE:
             flow.append((memory.bytes or 0) / pixels)
         parts = result if isinstance(result, tuple) else (result,)
         sizes[step.__name__] = sum(part.numel() * part.element_size() for part in parts) / pixels

@@ -66,7 +66,8 @@ def restore_stream(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """As `restore_exactly`, in one pass that sees `settings.lookahead` frames ahead."""
     is_online = not spec.steps.has_step('backward_step')  # it needs no more than what it says itself
-    segment, lookahead = (1, 0) if is_online else (settings.segment, settings.lookahead)
+    lookahead = max(settings.lookahead, spec.time_scale - 1)  # the frame after the last one of a block needs the next
+    segment, lookahead = (1, 0) if is_online else (settings.segment, lookahead)
     forward = _forward_states(keep, progress, device)
     with DiskFrames(settings.temp_dir) as on_disk:
         # no state is computed before it is sure that the scene outlasts what is skipped
@@ -106,6 +107,7 @@ def _read(scene: Iterator[Tensor], frames: DiskFrames | MemoryFrames, number: in
         frames.append(frame)
 
 
+WHOLE = ('flow', 'clean')  # steps that are never tiled: how often a frame is cleaned depends on all of it
 KEEP_EVERY = 50  # frames at least between two forward states that are kept: few, for a fast network has large ones
 
 
@@ -131,7 +133,7 @@ class PreparedFrames:
 
 
 def step_runner(spec: NetworkSpec, device: torch.device | None, settings: UpscaleSettings) -> Callable[..., State]:
-    """What calls the steps, in the dtype and the tiles of the settings: flow always whole and in float32."""
+    """What calls the steps, in the dtype and the tiles of the settings: those of `WHOLE` untiled, flow in float32."""
     run_tiles = call
     if settings.tile:
         run_tiles = TiledRunner(settings.tile, settings.tile_overlap, spec.size_multiple, settings.whole_dir)
@@ -140,7 +142,7 @@ def step_runner(spec: NetworkSpec, device: torch.device | None, settings: Upscal
         if step.__name__ == 'flow':
             return step(**inputs)
         with precision(device, settings.dtype):
-            return run_tiles(step, **inputs)
+            return step(**inputs) if step.__name__ in WHOLE else run_tiles(step, **inputs)
 
     return run
 

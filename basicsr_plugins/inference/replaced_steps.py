@@ -9,7 +9,7 @@ from torch import Tensor
 from basicsr_plugins.archs.recurrent import RecurrentNetwork, State
 from basicsr_plugins.models.network_spec import FIELDS, NetworkSpec
 
-STEPS = ('extract', 'flow', 'backward_step', 'forward_step', 'upsample')
+STEPS = ('clean', 'extract', 'flow', 'backward_step', 'forward_step', 'upsample')
 
 
 class ReplacedSteps(RecurrentNetwork):
@@ -39,6 +39,9 @@ class ReplacedSteps(RecurrentNetwork):
     def has_step(self, step: str) -> bool:
         return step in self._step_inputs
 
+    def clean(self, **inputs: State | None) -> Tensor:
+        return self._compute('clean', inputs)
+
     def extract(self, **inputs: State | None) -> Tensor:
         return self._compute('extract', inputs)
 
@@ -61,5 +64,5 @@ def inputs_of_steps(spec: NetworkSpec) -> dict[str, tuple[str, ...]]:
     Args:
         spec: Of a network that has steps.
     """
-    fixed = {'extract': ('frame',), 'flow': ('frame', 'other')}
+    fixed = {'clean': ('frame',), 'extract': ('frame',), 'flow': ('frame', 'other')}
     return {step: fixed.get(step) or spec.steps.step_inputs(step) for step in STEPS if spec.steps.has_step(step)}

@@ -33,6 +33,7 @@ from basicsr_plugins.ops import deform_conv
 OPSET = 19  # the first with DeformConv
 WHOLE = 'forward'  # the one step of a network of windows or images
 OUTPUTS = {
+    'clean': 'cleaned',
     'extract': 'feat',
     'flow': 'flow',
     'backward_step': 'new_state',
@@ -65,7 +66,8 @@ def trace(net: nn.Module, step: str, inputs: Mapping[str, State | None]) -> byte
 
     Args:
         net: The network, in eval mode, on the CPU, in float32.
-        step: `extract`, `flow`, `backward_step`, `forward_step`, `upsample`; `forward` for the network as a whole.
+        step: `clean`, `extract`, `flow`, `backward_step`, `forward_step`, `upsample`; `forward` for the network as a
+            whole.
         inputs: What the step takes, as an example: names and channels count. What is None, or not there, is no input of
             the graph; a tuple of tensors is several (see `flatten`).
 

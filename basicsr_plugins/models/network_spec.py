@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-import torch
-from basicsr.archs.arch_util import flow_warp
 from basicsr.archs.basicvsr_arch import BasicVSR, IconVSR
 from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.archs.duf_arch import DUF
@@ -26,9 +24,9 @@ from basicsr.archs.srresnet_arch import MSRResNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from basicsr.archs.swinir_arch import SwinIR
 from basicsr.archs.tof_arch import SPyNetTOF, TOFlow
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
+from basicsr_plugins.archs.basicvsr_steps import BasicVSRSteps
 from basicsr_plugins.archs.recurrent import Steps
 from basicsr_plugins.errors import InputError
 
@@ -69,6 +67,10 @@ class NetworkSpec:
     estimates_flow: bool = False
     time_scale: int = 1
     steps: Steps | None = None
+
+    def num_output(self, num_frame: int) -> int:
+        """How many frames it makes of so many, one or more."""
+        return self.time_scale * (num_frame - 1) + 1
 
     @property
     def lr_multiple(self) -> int:
@@ -187,34 +189,3 @@ TOOLBOX: dict[type, Callable[[nn.Module], dict]] = {
     },
     RIDNet: lambda net: {'input_type': 'image', 'scale': 1},
 }
-
-
-class BasicVSRSteps(Steps):
-    """The steps of the toolbox's `BasicVSR` (Chan et al., CVPR 2021); see `archs.recurrent`."""
-
-    def __init__(self, net: BasicVSR):
-        self.net = net
-
-    def flow(self, frame: Tensor, other: Tensor) -> Tensor:
-        return self.net.spynet(frame, other)
-
-    def backward_step(self, frame: Tensor, state: Tensor | None, flow_to_next: Tensor | None) -> Tensor:
-        return self._propagate(self.net.backward_trunk, frame, state, flow_to_next)
-
-    def forward_step(self, frame: Tensor, state: Tensor | None, flow_to_previous: Tensor | None) -> Tensor:
-        return self._propagate(self.net.forward_trunk, frame, state, flow_to_previous)
-
-    def _propagate(self, trunk: nn.Module, frame: Tensor, state: Tensor | None, flow: Tensor | None) -> Tensor:
-        if state is None:
-            aligned = frame.new_zeros(frame.size(0), self.net.num_feat, *frame.shape[-2:])
-        else:
-            aligned = flow_warp(state, flow.permute(0, 2, 3, 1))
-        return trunk(torch.cat((frame, aligned), dim=1))
-
-    def upsample(self, frame: Tensor, backward_state: Tensor, state: Tensor) -> Tensor:
-        net = self.net
-        feat = net.lrelu(net.fusion(torch.cat((backward_state, state), dim=1)))
-        for upconv in (net.upconv1, net.upconv2):
-            feat = net.lrelu(net.pixel_shuffle(upconv(feat)))  # (b, c, 2h, 2w), (b, 64, 4h, 4w)
-        residue = net.conv_last(net.lrelu(net.conv_hr(feat)))
-        return residue + F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)

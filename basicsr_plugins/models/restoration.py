@@ -39,7 +39,7 @@ def restore_frames(
         flip_seq: Feed a network of sequences the clip followed by its reverse, and average (as BasicVSR's tests do).
 
     Yields:
-        t frames (3, s * h, s * w), on the network's device.
+        t frames (3, s * h, s * w), on the network's device; 2 * t - 1 of a network of twice the frame rate.
 
     Raises:
         InputError: If the padding mode is unknown, or `flip_seq` is asked of another than a network of sequences.
@@ -79,16 +79,22 @@ def prepare_sample(net: nn.Module, lq: Tensor, gt: Tensor) -> tuple[Tensor, Tens
     Args:
         net: The network.
         lq: (b, t, 3, h, w), RGB in [0, 1].
-        gt: (b, t, 3, s * h, s * w), or that of the centre frame alone, (b, 3, s * h, s * w).
+        gt: (b, t, 3, s * h, s * w), of a network of twice the frame rate (b, 2 * t - 1, 3, s * h, s * w); or that of
+            the centre frame alone, (b, 3, s * h, s * w).
 
     Raises:
-        InputError: If the sample's length is not the network's, or it lacks the GT of every frame.
+        InputError: If the sample's length is not the network's, or it lacks the GT of a frame.
     """
     spec = spec_of(net)
     if spec.input_type == 'sequence' and gt.dim() != 5:
         raise InputError(
             f'{spec.name} restores every frame, but the samples have GT of the centre frame only; '
             'Vimeo90KDataset is for sliding-window networks, Vimeo90KRecurrentDataset for recurrent ones.'
+        )
+    if spec.input_type == 'sequence' and gt.size(1) != spec.num_output(lq.size(1)):
+        raise InputError(
+            f'{spec.name} makes {spec.num_output(lq.size(1))} frames of {lq.size(1)}, but the samples have GT of '
+            f'{gt.size(1)}; set lq_interval of the training set to {spec.time_scale}.'
         )
     if spec.input_type == 'window':
         if lq.size(1) != spec.num_frame:
@@ -168,7 +174,8 @@ def _restore_sequence(net: nn.Module, frames: Sequence[Tensor], flip_seq: bool) 
     lq = torch.stack([frames[i] for i in range(t)]).unsqueeze(0).to(device_of(net))  # (1, t, 3, h, w)
     if flip_seq:
         output = run_sequence(net, torch.cat([lq, lq.flip(1)], dim=1))
-        output = 0.5 * (output[:, :t] + output[:, t:].flip(1))
+        t = spec_of(net).num_output(t)
+        output = 0.5 * (output[:, :t] + output[:, -t:].flip(1))
     else:
         output = run_sequence(net, lq)
     yield from output[0]
@@ -184,7 +191,7 @@ def run_sequence(net: nn.Module, lq: Tensor) -> Tensor:
     longer = lq[:, [min(i, t - 1) for i in range(max(t, spec.min_frames))]]
     output = run_padded(net, spec, prepare_lq(spec, longer))
     if spec.time_scale > 1:
-        return output[:, : spec.time_scale * (t - 1) + 1]
+        return output[:, : spec.num_output(t)]
     return finish(spec, output[:, : output.size(1) + t - longer.size(1)], lq)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
-from basicsr.utils import get_root_logger
+from basicsr.utils import USMSharp, get_root_logger
 from basicsr.utils.dist_util import master_only
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -26,6 +26,7 @@ from basicsr_plugins.data.augmentation import to_device_samples
 from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_finite
 from basicsr_plugins.models.networks import save_checkpoint
+from basicsr_plugins.models.perceptual import VGG_FILE, as_images, local_vgg
 from basicsr_plugins.models.restoration import prepare_sample
 from basicsr_plugins.models.training_forward import TrainingForward
 from basicsr_plugins.option_file import OWN_OPTIMIZERS
@@ -54,7 +55,7 @@ class TrainingModel(VideoRecurrentModel):
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
         """As the toolbox's; a file that is missing, damaged or another network's stops with one sentence."""
         if not Path(load_path).is_file():
-            raise InputError(f'path: pretrain_network_g: there is no file {load_path}.')
+            raise InputError(f'path: pretrain_network: there is no file {load_path}.')
         try:
             super().load_network(net, load_path, strict, param_key)
         except Exception as error:
@@ -100,7 +101,7 @@ class TrainingModel(VideoRecurrentModel):
     def resume_training(self, resume_state: dict) -> None:
         """As the toolbox's; the scale of float16 losses, and from `metrics.csv` the best metrics, are known again."""
         super().resume_training(resume_state)
-        for parameter, state in self.optimizer_g.state.items():
+        for parameter, state in (item for optimizer in self.optimizers for item in optimizer.state.items()):
             for name, value in state.items():  # fused optimizers go through both as they lie
                 if torch.is_tensor(value) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter).copy_(value)
@@ -122,18 +123,21 @@ class TrainingModel(VideoRecurrentModel):
 
     def init_training_settings(self) -> None:
         """As the toolbox's; how the network runs in training is set, and the weights of its own losses are checked."""
-        super().init_training_settings()
+        train = self.opt['train']
+        with local_vgg(train.get('perceptual_opt'), self.opt['path'].get('pretrain_network_vgg') or VGG_FILE):
+            super().init_training_settings()
+        self.sharpener = USMSharp().to(self.device) if train.get('sharpen_gt', False) else None
         net = self.get_bare_model(self.net_g)
         weights = getattr(net, 'auxiliary_weights', {})
-        asked = self.opt['train'].get('auxiliary_weights') or {}
+        asked = train.get('auxiliary_weights') or {}
         check_keys('train: auxiliary_weights', asked, [], list(weights))
         self.auxiliary_weights = {**weights, **asked}
         if weights and self.cri_pix is None:
             raise InputError(f'train: pixel_opt is missing: {type(net).__name__} takes it for its own losses too.')
         self._init_precision(net)
-        self.accumulate = self.opt['train'].get('accumulate', 1)
-        self.grad_clip = self.opt['train'].get('grad_clip') or math.inf
-        self.skipped = SkippedSteps(self.opt['train'].get('max_skipped', MAX_SKIPPED), self.device)
+        self.accumulate = train.get('accumulate', 1)
+        self.grad_clip = train.get('grad_clip') or math.inf
+        self.skipped = SkippedSteps(train.get('max_skipped', MAX_SKIPPED), self.device)
         self.current_iter = 0
         self.losses = {}
 
@@ -209,18 +213,29 @@ class TrainingModel(VideoRecurrentModel):
             return self._backward_parts()
 
     def _backward_parts(self) -> OrderedDict[str, Tensor]:
-        self.optimizer_g.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         lqs, gts = self.lq.chunk(self.accumulate), self.gt.chunk(self.accumulate)
         losses = OrderedDict()
         for i, (lq, gt) in enumerate(zip(lqs, gts)):
-            waits = isinstance(self.net_g, DistributedDataParallel) and i + 1 < len(lqs)
-            with self.net_g.no_sync() if waits else contextlib.nullcontext():
-                part = self._losses(self.net_g(lq), lq, gt, len(lq) / len(self.lq))
-                total = sum(part.values())
-                if self._may_go_back(total):
-                    self.scaler.scale(total).backward()
+            with contextlib.ExitStack() as stack:
+                for net in self._trained() if i + 1 < len(lqs) else ():  # processes exchange the last part's gradients
+                    if isinstance(net, DistributedDataParallel):
+                        stack.enter_context(net.no_sync())
+                part = self._backward_part(lq, gt, len(lq) / len(self.lq))
             for name, loss in part.items():
                 losses[name] = losses.get(name, 0) + loss.detach()
+        return losses
+
+    def _trained(self) -> list[nn.Module]:
+        return [self.net_g]
+
+    def _backward_part(self, lq: Tensor, gt: Tensor, share: float) -> OrderedDict[str, Tensor]:
+        """Add the gradients of a part of the batch; its losses. The arguments are those of `_losses`."""
+        losses = self._losses(self.net_g(lq), lq, gt, share)
+        total = sum(losses.values())
+        if self._may_go_back(total):
+            self.scaler.scale(total).backward()
         return losses
 
     def _may_go_back(self, loss: Tensor) -> bool:
@@ -246,12 +261,13 @@ class TrainingModel(VideoRecurrentModel):
             share: Of this part in the batch, by which means count.
         """
         self.output = output[0] if isinstance(output, tuple) else output
+        gt = self._sharpen(gt)
         pixel_share = 1 if getattr(self.cri_pix, 'reduction', 'mean') == 'sum' else share
         losses = OrderedDict()
         if self.cri_pix:
             losses['l_pix'] = pixel_share * self.cri_pix(self.output, gt)
         if self.cri_perceptual:
-            percep, style = self.cri_perceptual(self.output, gt)
+            percep, style = self.cri_perceptual(as_images(self.output), as_images(gt))
             losses.update({name: share * x for name, x in (('l_percep', percep), ('l_style', style)) if x is not None})
         net = self.get_bare_model(self.net_g)
         if hasattr(net, 'auxiliary_losses'):
@@ -260,21 +276,29 @@ class TrainingModel(VideoRecurrentModel):
             losses.update({f'l_{name}': weights[name] * pixel_share * loss for name, loss in auxiliary.items()})
         return losses
 
+    def _sharpen(self, gt: Tensor) -> Tensor:
+        if self.sharpener is None:
+            return gt
+        with torch.no_grad():
+            return self.sharpener(as_images(gt)).view_as(gt)
+
     def _step(self) -> None:
-        """Clip the gradients and take the step, unless one of them, or the loss, is not finite."""
-        optimizer = self.optimizer_g
-        self.scaler.unscale_(optimizer)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
+        """Clip each network's gradients and take the steps, unless one of them, or the loss, is not finite."""
+        self.scaler.unscale_(self.optimizer_g)
+        norm = sum(
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group['params']], self.grad_clip)
+            for optimizer in self.optimizers
+        )
         skip = (~torch.isfinite(norm + sum(self.losses.values()))).int()
         if self.opt['dist']:  # what is wrong in one process is skipped in all
             dist.all_reduce(skip, dist.ReduceOp.MAX)
         self.skipped.count(skip)
-        if all(group.get('fused') for group in optimizer.param_groups):
-            optimizer.found_inf = skip.float()  # its kernel looks at it, so that nothing waits for the device
-            optimizer.step()
-        elif not skip.item():
-            optimizer.step()
+        for optimizer in self.optimizers:
+            if all(group.get('fused') for group in optimizer.param_groups):
+                optimizer.found_inf = skip.float()  # its kernel looks at it, so that nothing waits for the device
+                optimizer.step()
+            elif not skip.item():
+                optimizer.step()
         if self.scaler.is_enabled():
             self.scaler.update()
 

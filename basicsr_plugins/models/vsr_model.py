@@ -49,9 +49,10 @@ class VSRModel(TrainingModel):
             auxiliary_weights` (of the network's own losses, by name), `train: amp` (precision of the network), `train:
             checkpointing` (recompute steps instead of keeping what they compute), `train: compile`, `train: accumulate`
             (parts that a batch is computed in), `train: grad_clip` (bound of the gradients' norm), `train: max_skipped`
-            (steps in a row without a finite loss and gradient that end training), `val: save_img` (also in training),
-            `val: flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics without the first and the last two
-            frames of a clip).
+            (steps in a row without a finite loss and gradient that end training), `train: sharpen_gt` (compare with GT
+            after unsharp masking, as RealBasicVSR does), `path: pretrain_network_vgg` (the file of `perceptual_opt`),
+            `val: save_img` (also in training), `val: flip_seq`, `val: center_frame_only`, `val: inner_frames` (metrics
+            without the first and the last two frames of a clip).
 
     Raises:
         InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
@@ -72,6 +73,7 @@ class VSRModel(TrainingModel):
             'compile': Key('bool', default=False),
             'max_skipped': Key('int', default=MAX_SKIPPED, low=1),
             'grad_clip': Key('float | None', above=0),
+            'sharpen_gt': Key('bool', default=False),
         },
         'val': {
             'val_freq': Key('count', low=1),
@@ -81,6 +83,7 @@ class VSRModel(TrainingModel):
         'path': {
             'param_key_g': Key('str'),
             'strict_load_g': Key('bool', default=True),
+            'pretrain_network_vgg': Key('str | None'),
             'ignore_resume_networks': Key('list[str] | None'),
             # added by the toolbox
             **dict.fromkeys(('experiments_root', 'results_root', 'models'), Key('str')),
@@ -161,21 +164,24 @@ class VSRModel(TrainingModel):
                 f'datasets: {dataset_opt["name"]}: clips with GT of the centre frame only cannot be measured here; '
                 'VSRTestDataset reads whole clips.'
             )
-        names = clip.get('frames') or [f'{i:08d}' for i in range(len(lqs))]
+        num_frame = self._check_length(clip, dataset_opt)
+        names = clip.get('frames') or ()
+        if len(names) != num_frame:
+            names = [f'{i:08d}' for i in range(num_frame)]
         metrics = self.opt['val'].get('metrics') or {}
         center_only = self.opt['val'].get('center_frame_only', False)
-        counted = range(len(lqs))
+        counted = range(num_frame)
         if self.opt['val'].get('inner_frames', False):
             counted = counted[BORDER_FRAMES:-BORDER_FRAMES]
             if not counted:
                 raise InputError(
-                    f'val: inner_frames: none of the {len(lqs)} frames of {clip["folder"]} is left without the first '
+                    f'val: inner_frames: none of the {num_frame} frames of {clip["folder"]} is left without the first '
                     'and the last two.'
                 )
         values = []  # for each frame its metrics
         previous = None
         for i, output in enumerate(self.restore(lqs, dataset_opt.get('padding') or 'reflection_circle')):
-            if center_only and i != len(lqs) // 2:
+            if center_only and i != num_frame // 2:
                 continue
             image = tensor2img(output)  # (s * h, s * w, 3), BGR, uint8
             if save_img:
@@ -188,6 +194,17 @@ class VSRModel(TrainingModel):
             self.metric_results[clip['folder']] = torch.tensor(values, dtype=torch.float64)
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
+
+    def _check_length(self, clip: Mapping, dataset_opt: Mapping) -> int:
+        """How many frames are made of a clip; GT, where it is there, must have as many."""
+        spec = spec_of(self.get_bare_model(self.net_g))
+        num_frame, gts = spec.num_output(len(clip['lq'])), clip.get('gt')
+        if gts is not None and len(gts) != num_frame:
+            raise InputError(
+                f'datasets: {dataset_opt["name"]}: {spec.name} makes {num_frame} frames of the {len(clip["lq"])} of '
+                f'{clip["folder"]}, but there are {len(gts)} of GT; set lq_interval to {spec.time_scale}.'
+            )
+        return num_frame
 
     def _image_path(self, dataset_name: str, clip: str, frame: str, current_iter: int | str) -> Path:
         suffix = current_iter if self.is_train else self.opt['val'].get('suffix') or self.opt['name']

@@ -3,9 +3,9 @@
 Rules are pairs of a regular expression and its replacement, applied in turn to each key; without a replacement the key
 is dropped. Nothing is reordered: channels, flow and offsets mean the same in all of them.
 
-Sources: mmagic (BasicVSR, IconVSR, BasicVSR++, EDVR, TDAN; the official BasicVSR++ files are the same),
-YapengTian/TDAN-VSR-CVPR-2020, junpan19/RRN, junpan19/RSDN, skycrapers/TecoGAN-PyTorch (FRNet), cszn/KAIR and the first
-ESRGAN (RRDBNet, MSRResNet1).
+Sources: mmagic (BasicVSR, RealBasicVSR, IconVSR, BasicVSR++, EDVR, TDAN; the official BasicVSR++ and RealBasicVSR files
+are the same), YapengTian/TDAN-VSR-CVPR-2020, Mukosame/Zooming-Slow-Mo-CVPR-2020, junpan19/RRN, junpan19/RSDN,
+skycrapers/TecoGAN-PyTorch (FRNet), cszn/KAIR and the first ESRGAN (RRDBNet, MSRResNet1).
 """
 
 from __future__ import annotations
@@ -139,10 +139,32 @@ RRDB: tuple[Rule, ...] = (
 )
 MSRRESNET: tuple[Rule, ...] = ((r'^recon_trunk\.', 'body.'), (r'^HRconv\.', 'conv_hr.'))
 
+PAIRS = r'pcd_align\.L(\d)_'  # of deformable alignment: its level; behind it the direction
+
+
+def _in_direction(part: str) -> Callable[[re.Match], str]:
+    return lambda match: f'directions.{int(match[3]) - 1}.{part.format(match[2])}.l{match[1]}.'
+
+
+ZOOMING_SLOW_MO: tuple[Rule, ...] = (
+    (r'^(fea_L|pcd_align\.|fusion\.)', r'interpolation.\1'),
+    (r'^ConvBLSTM\.conv_1x1\.', 'fusion.'),
+    (r'^ConvBLSTM\.forward_net\.pcd_h\.', 'lstm.align_hidden.'),
+    (r'^ConvBLSTM\.forward_net\.pcd_c\.', 'lstm.align_cell.'),
+    (r'^ConvBLSTM\.forward_net\.cell_list\.0\.conv\.', 'lstm.gates.'),
+    (r'fea_L(\d)_conv(\d)\.', r'conv_l\1_\2.'),
+    (PAIRS + r'offset_conv(\d)_(\d)\.', _in_direction('offset_conv{}')),
+    (PAIRS + r'(dcnpack)_(\d)\.', _in_direction('dcn_pack')),
+    (PAIRS + r'(fea_conv)_(\d)\.', _in_direction('feat_conv')),
+    (r'conv_offset_mask\.', 'conv_offset.'),
+    (r'^feature_extraction\.', 'extractor.'),
+    (r'^recon_trunk\.', 'reconstruction.'),
+    (r'^HRconv\.', 'conv_hr.'),
+)
 TOOLBOX = ('BasicVSR', 'IconVSR', 'BasicVSRPlusPlus', 'EDVR', 'RRDBNet', 'MSRResNet', 'EDSR', 'RCAN')
 FORMATS = (
-    Format('the toolbox', (*TOOLBOX, 'TDAN', 'RRN', 'RSDN')),
-    Format('mmagic', ('BasicVSR', 'IconVSR', 'BasicVSRPlusPlus', 'EDVR'), MMAGIC),
+    Format('the toolbox', (*TOOLBOX, 'RealBasicVSR', 'TDAN', 'RRN', 'RSDN', 'ZoomingSlowMo')),
+    Format('mmagic', ('BasicVSR', 'RealBasicVSR', 'IconVSR', 'BasicVSRPlusPlus', 'EDVR'), MMAGIC),
     Format('mmagic', ('TDAN',), TDAN_MMAGIC),
     Format('TDAN-VSR-CVPR-2020', ('TDAN',), TDAN_OFFICIAL),
     Format('junpan19/RRN', ('RRN',), RRN),
@@ -154,6 +176,7 @@ FORMATS = (
         # its networks for blurred and decimated frames keep their upsampling filter as weights
         lambda weights: {'residual': True, 'lr_at_corner': any(name.endswith('.kernels') for name in weights)},
     ),
+    Format('Zooming-Slow-Mo-CVPR-2020', ('ZoomingSlowMo',), ZOOMING_SLOW_MO),
     Format('the first ESRGAN and KAIR', ('RRDBNet',), RRDB),
     Format('KAIR', ('MSRResNet',), MSRRESNET),
 )
@@ -177,6 +200,14 @@ def _in(weights: Weights, layer: str) -> int:
 
 def _basicvsr(weights: Weights) -> dict:
     return {'num_feat': _in(weights, 'upconv1'), 'num_block': _count(weights, 'backward_trunk.main.2.')}
+
+
+def _realbasicvsr(weights: Weights) -> dict:
+    return {
+        'num_feat': _in(weights, 'basicvsr.upconv1'),
+        'num_block': _count(weights, 'basicvsr.backward_trunk.main.2.'),
+        'num_clean_block': _count(weights, 'image_cleaning.0.main.2.'),
+    }
 
 
 def _iconvsr(weights: Weights) -> dict:
@@ -279,9 +310,19 @@ def _frvsr(weights: Weights) -> dict:
     return {'num_feat': _out(weights, 'srnet.conv_first'), 'num_block': _count(weights, 'srnet.body.')}
 
 
+def _zooming_slow_mo(weights: Weights) -> dict:
+    return {
+        'num_feat': _out(weights, 'conv_first'),
+        'num_extract_block': _count(weights, 'extractor.'),
+        'num_block': _count(weights, 'reconstruction.'),
+        'deform_groups': _out(weights, 'interpolation.directions.0.dcn_pack.l1.conv_offset') // 27,
+    }
+
+
 # network -> its arguments, from weights under our names; KeyError where they are another network's
 ARGUMENTS: dict[str, Callable[[Weights], dict]] = {
     'BasicVSR': _basicvsr,
+    'RealBasicVSR': _realbasicvsr,
     'IconVSR': _iconvsr,
     'BasicVSRPlusPlus': _basicvsrpp,
     'EDVR': _edvr,
@@ -293,4 +334,5 @@ ARGUMENTS: dict[str, Callable[[Weights], dict]] = {
     'RRN': _rrn,
     'RSDN': _rsdn,
     'FRVSR': _frvsr,
+    'ZoomingSlowMo': _zooming_slow_mo,
 }

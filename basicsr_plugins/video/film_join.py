@@ -34,6 +34,7 @@ class Joining:
         rate: Frames per second.
         num_written: Its frames.
         copied: Indices of the source's streams that it takes.
+        time_scale: 2 where it has a frame between each two of the source's.
     """
 
     source: Source
@@ -44,6 +45,7 @@ class Joining:
     rate: Fraction
     num_written: int
     copied: list[int]
+    time_scale: int = 1
 
     def write(self, joined: Path) -> None:
         """Write the whole video, with all its streams."""
@@ -81,13 +83,14 @@ class Joining:
         """When the last frame, shown at `last`, ends."""
         end = None
         if self.source.is_video:
-            end = self.source.time_after(self.num_written - 1)
-        return end if end is not None else last + max(round(1 / self.rate / self.time_base), 1)
+            end = self.source.time_after((self.num_written - 1) // self.time_scale)
+        return end * self.time_scale if end is not None else last + max(round(1 / self.rate / self.time_base), 1)
 
     def _is_cut(self) -> bool:
         """Whether fewer frames are written than the file should have; then the sound ends with the last one."""
         source = self.source
-        return bool(source.damage) or not source.exhausted or self.num_written < len(source.times)
+        wanted = self.time_scale * (len(source.times) - 1) + 1
+        return bool(source.damage) or not source.exhausted or self.num_written < wanted
 
     def _video_packets(self, stream, timeline: Timeline) -> Iterator[tuple[float, av.Packet]]:
         index = 0

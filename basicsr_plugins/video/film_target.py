@@ -95,13 +95,14 @@ class VideoTarget(Target):
 
     def _describe_source(self) -> None:
         if self.source.is_video:
-            self._time_base, self._rate = self.source.time_base, self.source.rate
+            self._time_base = self.source.time_base / self.time_scale
+            self._rate = self.source.rate * self.time_scale
             self._aspect = self.source.aspect
             self.colour = replace(self.source.colour, centred=False)
             if self.source.format.rgb:
                 self.colour = replace(self.colour, full_range=False)
         else:
-            self._rate = self.settings.frame_rate()
+            self._rate = self.settings.frame_rate() * self.time_scale
             self._time_base, self._aspect = 1 / self._rate, None
             self.colour = Colour(BT709, full_range=False, primaries=BT709, transfer=BT709)
 
@@ -198,9 +199,11 @@ class VideoTarget(Target):
     def _time(self, index: int) -> int:
         if not self.source.is_video:
             return index
-        if index >= len(self.source.times):
+        number, between = divmod(index, self.time_scale)
+        times = self.source.times[number : number + 2]
+        if len(times) <= (between > 0):
             raise InputError(f'frame {index} is written, but {self.source.name} has only {len(self.source.times)}.')
-        return self.source.times[index]
+        return self.time_scale * times[0] + (between and between * (times[1] - times[0]))
 
     def _write(self, index: int, frame: Tensor) -> None:
         time = self._time(index)
@@ -253,6 +256,7 @@ class VideoTarget(Target):
                 self._rate,
                 self.num_written,
                 self._copied,
+                self.time_scale,
             ).write(joined)
         except av.error.FFmpegError as error:
             if isinstance(error, OSError):

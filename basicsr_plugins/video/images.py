@@ -179,7 +179,7 @@ def _to_tensor(image: np.ndarray) -> Tensor:
 
 
 class ImageTarget(Target):
-    """A folder of PNGs, called as the source's images, or 00000000.png and so on for a video's frames.
+    """A folder of PNGs, called as the source's images, or 00000000.png and so on for a video's and those between.
 
     Each PNG is whole or absent; after an interruption those that are there count, up to the first damaged one.
     """
@@ -194,7 +194,8 @@ class ImageTarget(Target):
         return {'output': 'PNG', 'bit_depth': self.settings.bit_depth}
 
     def _check_output(self) -> None:
-        self._stems = None if self.source.is_video else [file.stem for file in self.source.files]
+        is_numbered = self.source.is_video or self.time_scale > 1
+        self._stems = None if is_numbered else [file.stem for file in self.source.files]
         if self._stems is not None and len({stem.lower() for stem in self._stems}) < len(self._stems):
             self._stems = None
             self.notes.append('Several images have the same name but for their suffix; the PNGs are numbered.')

@@ -36,7 +36,7 @@ class VideoSettings:
         segment_frames: A video is written in segments of so many frames, each with a key frame first; an interrupted
             run loses less than one of them. Shorter ones lose less and make larger files.
         bit_depth: Of PNGs, 8 or 16; None: 16 where the source has more than 8.
-        fps: Frames per second of a video made from images, as 25, 29.97 or '30000/1001', from 0.001 to 1000.
+        fps: Frames per second of images that a video is made from, as 25, 29.97 or '30000/1001', from 0.001 to 1000.
     """
 
     codec: str = 'h264'
@@ -142,6 +142,7 @@ class Target:
         force: Overwrite an output that is there, and without `resume` also what an interrupted run left.
         job: What made the frames (network, checkpoint, mode), as JSON takes it: a run is not resumed with another one.
         size: (h, w) of the frames, where it is not `scale` times the source's (two pictures side by side).
+        time_scale: 2 where a frame is written between each two of the source's, at the time between theirs.
 
     Attributes:
         any_size: Whether it holds frames of several sizes.
@@ -167,10 +168,11 @@ class Target:
         force: bool = False,
         job: Mapping | None = None,
         size: tuple[int, int] | None = None,
+        time_scale: int = 1,
     ):
         self.path = Path(os.path.abspath(path))  # resolves '..', and keeps links
         self.source = source
-        self.scale = scale
+        self.scale, self.time_scale = scale, time_scale
         self.settings = settings
         self.force = force
         self.size = tuple(size) if size else (scale * source.size[0], scale * source.size[1])

@@ -59,6 +59,7 @@ def open_target(
     force: bool = False,
     job: Mapping | None = None,
     size: tuple[int, int] | None = None,
+    time_scale: int = 1,
 ) -> Target:
     """Open an output: a video file (.mp4, .mov, .mkv), or else a folder of PNGs. The arguments are those of `Target`.
 
@@ -76,4 +77,4 @@ def open_target(
         raise InputError(f'{path}: {suffix} is not written; use {", ".join(CONTAINERS)} or a folder of PNGs.')
     else:
         kind = ImageTarget
-    return kind(path, source, scale, settings, resume=resume, force=force, job=job, size=size)
+    return kind(path, source, scale, settings, resume, force, job, size, time_scale)

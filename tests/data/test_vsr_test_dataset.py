@@ -109,3 +109,18 @@ def test_wrong_options(test_options, change, message):
     with pytest.raises(InputError) as caught:
         VSRTestDataset({**test_options, **change})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize('cache_data', [False, True])
+def test_lq_of_every_second_frame(test_options, cache_data):
+    """GT is that of all frames up to the last of LQ: of 12 frames the last is left out."""
+    whole, thinned = (
+        VSRTestDataset(test_options),
+        VSRTestDataset({**test_options, 'lq_interval': 2, 'cache_data': cache_data}),
+    )
+    for number, (length, kept) in enumerate(zip(LENGTHS.values(), (9, 11, 7, 19))):
+        item, all_frames = thinned[number], whole[number]
+        assert len(all_frames['gt']) == length
+        assert torch.equal(item['lq'], all_frames['lq'][:kept:2])
+        assert torch.equal(item['gt'], all_frames['gt'][:kept])
+        assert item['frames'] == all_frames['frames'][:kept]

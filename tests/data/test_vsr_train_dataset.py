@@ -319,3 +319,29 @@ def test_presets_of_degradation_in_training(train_options):
     assert torch.equal(first, (first * 255).round() / 255)
     with pytest.raises(InputError, match="no degradation 'fil'; did you mean 'film'"):
         VSRTrainDataset({**options, 'degradation': 'fil'})
+
+
+def test_mirrored_samples(train_options):
+    """GT runs back after its end; LQ does too or, made by a degradation, is made anew for each frame."""
+    read = VSRTrainDataset({**train_options, 'mirror': True})[SeededIndex(0, (0, 0, 1))]
+    once = VSRTrainDataset(train_options)[SeededIndex(0, (0, 0, 1))]
+    for name in ('lq', 'gt'):
+        assert torch.equal(read[name], torch.cat((once[name], once[name].flip(0))))
+    options = {key: value for key, value in train_options.items() if key != 'dataroot_lq'}
+    noise = [{'type': 'noise', 'gaussian_prob': 1}, {'type': 'shrink'}]
+    sample = VSRTrainDataset({**options, 'mirror': True, 'degradation': noise})[SeededIndex(0, (0, 0, 1))]
+    t = len(once['lq'])
+    assert torch.equal(sample['gt'][:t], sample['gt'][t:].flip(0))
+    assert not torch.equal(sample['lq'][:t], sample['lq'][t:].flip(0))
+
+
+@pytest.mark.parametrize('uint8', [False, True])
+def test_lq_of_every_second_frame(train_options, uint8):
+    options = {**train_options, 'random_reverse': True, 'uint8': uint8}
+    whole, thinned = VSRTrainDataset(options), VSRTrainDataset({**options, 'lq_interval': 2})
+    for seed in range(4):
+        one, other = (dataset[SeededIndex(3, (0, 0, seed))] for dataset in (whole, thinned))
+        assert torch.equal(other['lq'], one['lq'][::2])
+        assert torch.equal(other['gt'], one['gt'])
+    with pytest.raises(InputError, match=r'a sample that has LQ of every 3\. frame must end with one'):
+        VSRTrainDataset({**options, 'lq_interval': 3})

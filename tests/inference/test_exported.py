@@ -18,6 +18,9 @@ onnx = pytest.importorskip('onnx', reason='onnx is not installed')
 CLIPS = ((3, 16, 24), (2, 37, 20), (1, 24, 16))
 
 
+SMALL_CLEANING = {'num_feat': 8, 'num_block': 1, 'num_clean_block': 1, 'refine_threshold': 0.0}
+
+
 def with_spynet(name, **arguments):
     """Its flow is a fraction of a pixel to a few pixels."""
     torch.manual_seed(1)
@@ -31,6 +34,7 @@ NETWORKS = {
     'EFAR': lambda: with_spynet('EFAR', deform_groups=2, max_residue_magnitude=5),
     'coupled': lambda: small_network('EFAR', coupled_propagation=True),
     'BasicVSR': lambda: with_spynet('BasicVSR'),
+    'RealBasicVSR': lambda: build_network({'type': 'RealBasicVSR', **SMALL_CLEANING}).eval(),
     'RLSP': lambda: build_network({'type': 'RLSP', 'num_feat': 8, 'num_conv': 1, 'luma_only': True}).eval(),
     'RSDN': lambda: build_network({'type': 'RSDN', 'num_feat': 8, 'num_block': 1}).eval(),
     'MSFFN': build_msffn,

@@ -19,7 +19,9 @@ from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError, RunError
 from basicsr_plugins.metrics.tof import calculate_tof
 from basicsr_plugins.models import vsr_model
+from basicsr_plugins.models.vsr_model import frame_metric
 
+PSNR = {'type': 'calculate_psnr', 'crop_border': 0}
 SMALL_EFAR = {'type': 'EFAR', 'num_feat': 4, 'num_block': 1, 'dilations': [1, 2]}
 
 
@@ -487,3 +489,30 @@ def test_random_weights_in_a_test_are_said(options, monkeypatch):
     assert said == ['path: pretrain_network_g is not set: this tests a network with random weights.']
     build_model({**options, 'is_train': False, 'network_g': {'type': 'Bicubic'}})
     assert len(said) == 1
+
+
+def test_a_network_of_twice_the_frame_rate(options):
+    """Every second frame goes in, all are compared; samples and clips of other lengths stop with one sentence."""
+    small = {'num_feat': 8, 'num_extract_block': 1, 'num_block': 1, 'deform_groups': 2}
+    options['network_g'] = {'type': 'ZoomingSlowMo', **small}
+    model = build_model(options)
+    torch.manual_seed(0)
+    lq, gt = torch.rand(1, 2, 3, 16, 16), torch.rand(1, 3, 3, 64, 64)
+    model.feed_data({'lq': lq, 'gt': gt})
+    model.optimize_parameters(1)
+    assert model.output.shape == gt.shape
+    assert model.get_current_log()['l_pix'] == pytest.approx(float((model.output - gt).abs().mean()), rel=1e-5)
+    with pytest.raises(InputError, match=r'makes 3 frames of 2, but .* GT of 2; set lq_interval .* to 2'):
+        model.feed_data({'lq': lq, 'gt': gt[:, :2]})
+
+    clip = {'lq': lq[0], 'gt': gt[0], 'folder': 'a', 'frames': ['f0', 'f1', 'f2']}
+    model.metric_results = {}
+    model._validate_clip(clip, {'name': 'Clips'}, 1, save_img=True)
+    with torch.no_grad():
+        output = model.net_g.eval()(lq)[0]
+    expected = [frame_metric((tensor2img(o), tensor2img(g)), None, PSNR) for o, g in zip(output, gt[0])]
+    assert model.metric_results['a'][:, 0].tolist() == pytest.approx(expected)
+    images = Path(options['path']['visualization'], 'Clips', 'a')
+    assert sorted(path.name for path in images.iterdir()) == ['f0_1.png', 'f1_1.png', 'f2_1.png']
+    with pytest.raises(InputError, match='makes 3 frames of the 2 of a, but there are 2 of GT; set lq_interval to 2'):
+        model._validate_clip({**clip, 'gt': gt[0, :2]}, {'name': 'Clips'}, 1, save_img=False)

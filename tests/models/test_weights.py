@@ -40,6 +40,11 @@ EDVR_NAMES = [
     (r'^upconv(\d)\.', r'upsample\1.upsample_conv.'),
 ]
 BASICVSR_NAMES = [SPYNET, EDVR_NAMES[-1], (r'^(forward|backward)_trunk', r'\1_resblocks')]
+REALBASICVSR_NAMES = [
+    SPYNET,
+    (r'^basicvsr\.upconv(\d)\.', r'basicvsr.upsample\1.upsample_conv.'),
+    (r'^basicvsr\.(forward|backward)_trunk', r'basicvsr.\1_resblocks'),
+]
 TDAN_NAMES = [
     (r'^extractor\.0\.', 'feat_extract.0.conv.'),
     (r'^extractor\.2\.', 'feat_extract.1.'),
@@ -101,6 +106,23 @@ FRNET_NAMES = [
     (r'^srnet\.upconv2', 'srnet.conv_up.2'),
     (r'^srnet\.conv_last', 'srnet.conv_out'),
 ]
+ZOOMING_NAMES = [
+    (
+        r'\.directions\.(\d)\.offset_conv(\d)\.l(\d)\.',
+        lambda m: f'.pcd_align.L{m[3]}_offset_conv{m[2]}_{int(m[1]) + 1}.',
+    ),
+    (r'\.directions\.(\d)\.dcn_pack\.l(\d)\.', lambda m: f'.pcd_align.L{m[2]}_dcnpack_{int(m[1]) + 1}.'),
+    (r'\.directions\.(\d)\.feat_conv\.l(\d)\.', lambda m: f'.pcd_align.L{m[2]}_fea_conv_{int(m[1]) + 1}.'),
+    (r'\.conv_offset\.', '.conv_offset_mask.'),
+    (r'conv_l(\d)_(\d)', r'fea_L\1_conv\2'),
+    (r'^fusion', 'ConvBLSTM.conv_1x1'),
+    (r'^interpolation\.', ''),
+    (r'^lstm\.align_([hc])[a-z]+', r'ConvBLSTM.forward_net.pcd_\1'),
+    (r'^lstm\.gates', 'ConvBLSTM.forward_net.cell_list.0.conv'),
+    (r'^extractor', 'feature_extraction'),
+    (r'^reconstruction', 'recon_trunk'),
+    (r'^conv_hr', 'HRconv'),
+]
 RRDB_NAMES = [
     (r'^body\.(\d)\.rdb', r'RRDB_trunk.\1.RDB'),
     (r'^conv_body', 'trunk_conv'),
@@ -111,6 +133,11 @@ RRDB_NAMES = [
 PUBLISHED = [
     (BASICVSR, BASICVSR_NAMES, ['spynet.basic_module.5.basic_module.4.conv.bias', 'upsample1.upsample_conv.weight']),
     (BASICVSR, BASICVSR_NAMES, ['backward_resblocks.main.2.1.conv2.weight', 'forward_resblocks.main.0.bias']),
+    (
+        {'type': 'RealBasicVSR', 'num_feat': 4, 'num_block': 2, 'num_clean_block': 3},
+        REALBASICVSR_NAMES,
+        ['image_cleaning.0.main.2.2.conv2.weight', 'image_cleaning.1.bias', 'basicvsr.upsample2.upsample_conv.bias'],
+    ),
     (
         {'type': 'IconVSR', 'num_feat': 8, 'num_block': 1, 'temporal_padding': 3},
         [*BASICVSR_NAMES, *EDVR_NAMES[:3]],
@@ -155,6 +182,19 @@ PUBLISHED = [
         ['fnet.encoder3.2.weight', 'srnet.resblocks.1.conv.2.bias', 'srnet.conv_out.weight'],
     ),
     (
+        {'type': 'ZoomingSlowMo', 'num_feat': 8, 'num_extract_block': 2, 'num_block': 1, 'deform_groups': 2},
+        ZOOMING_NAMES,
+        [
+            'pcd_align.L3_offset_conv2_1.weight',
+            'pcd_align.L1_dcnpack_2.conv_offset_mask.bias',
+            'ConvBLSTM.forward_net.pcd_h.pcd_align.L2_fea_conv_1.bias',
+            'ConvBLSTM.forward_net.pcd_c.fea_L3_conv1.weight',
+            'ConvBLSTM.forward_net.pcd_h.fusion.weight',
+            'ConvBLSTM.conv_1x1.bias',
+            'fusion.bias',
+        ],
+    ),
+    (
         {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 2, 'num_grow_ch': 2},
         RRDB_NAMES,
         ['RRDB_trunk.1.RDB3.conv5.weight', 'trunk_conv.weight', 'HRconv.bias'],
@@ -169,6 +209,7 @@ PUBLISHED = [
 # the sizes that were published, and their parameters
 SIZES = [
     ({'type': 'BasicVSR', 'num_feat': 64, 'num_block': 30}, BASICVSR_NAMES, 6_291_311),
+    ({'type': 'RealBasicVSR', 'num_feat': 64, 'num_block': 20}, REALBASICVSR_NAMES, 6_294_834),
     (
         {'type': 'IconVSR', 'num_feat': 64, 'num_block': 30, 'temporal_padding': 2},
         [*BASICVSR_NAMES, *EDVR_NAMES[:3]],
@@ -187,6 +228,7 @@ SIZES = [
     ({'type': 'RRN', 'num_feat': 128, 'num_block': 10, 'scale': 4}, RRN_NAMES, 3_364_400),
     ({'type': 'RSDN', 'num_feat': 128, 'num_block': 9}, RSDN_NAMES, 6_180_236),
     ({'type': 'FRVSR', 'num_feat': 64, 'num_block': 10, 'residual': True}, FRNET_NAMES, 2_589_093),
+    ({'type': 'ZoomingSlowMo', 'num_feat': 64, 'num_block': 40, 'deform_groups': 8}, ZOOMING_NAMES, 11_102_771),
 ]
 
 
