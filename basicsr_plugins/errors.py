@@ -45,8 +45,10 @@ def check_keys(where: str, options: Mapping, required: Iterable[str], optional: 
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+    """The end of a sentence about an unknown name: the nearest known one, all of them, or that there are none."""
     known = sorted(map(str, known))
+    if not known:
+        return 'there are none.'
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f'did you mean {near[0]!r}?' if near else f'valid ones are {", ".join(known)}.'
 

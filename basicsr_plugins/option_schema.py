@@ -150,8 +150,7 @@ def check_section(options: Mapping, schema: Schema, *path: str) -> None:
         key = schema.get(name, schema.get('*'))
         if key is None:
             known = [known for known in schema if known != '*']
-            hint = suggest(name, known) if known else 'it takes none.'
-            raise OptionError(f'{where}there is no key {name!r}; {hint}', (*path, name))
+            raise OptionError(f'{where}there is no key {name!r}; {suggest(name, known)}', (*path, name))
         key.check(value, (*path, str(name)))
     for name, key in schema.items():
         if key.required and name not in options:

@@ -24,7 +24,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-FRAMES = 4  # of a clip that is trained on and measured
+FRAMES = 3  # of a clip that is trained on and measured
 NETWORK = 'BasicVSR:num_feat=8,num_block=1'  # of the toolbox: the same in every checkout
 UPSCALE = ['scripts/upscale.py', '--network', NETWORK, '--checkpoint', '../net.pth', '--preset', 'ultrafast', '-o']
 COMMANDS = {  # name -> script or module, and its arguments
@@ -106,7 +106,7 @@ def make_inputs(root: Path) -> None:
 
 
 def training_options(root: Path, network: dict) -> dict:
-    """Ten iterations, two checkpoints and a validation."""
+    """Six iterations, two checkpoints and a validation."""
     data = {'dataroot_gt': str(root / 'GT'), 'dataroot_lq': str(root / 'LQ'), 'io_backend': {'type': 'disk'}}
     sample = {'num_frame': 3, 'gt_size': 64, 'interval_list': [1], 'use_hflip': True, 'use_rot': True}
     loader = {'num_worker_per_gpu': 0, 'batch_size_per_gpu': 1, 'dataset_enlarge_ratio': 10, 'prefetch_mode': None}
@@ -126,15 +126,15 @@ def training_options(root: Path, network: dict) -> dict:
         'train': {
             'ema_decay': 0.9,
             'optim_g': {'type': 'Adam', 'lr': 1e-4, 'betas': [0.9, 0.99]},
-            'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [10], 'restart_weights': [1]},
-            'total_iter': 10,
+            'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [6], 'restart_weights': [1]},
+            'total_iter': 6,
             'fix_flow': 1000,
             'flow_lr_mul': 1,
             'warmup_iter': -1,
             'pixel_opt': {'type': 'CharbonnierLoss', 'loss_weight': 1.0, 'reduction': 'mean'},
         },
-        'val': {'val_freq': 10, 'save_img': False, 'metrics': metrics},
-        'logger': {'print_freq': 5, 'save_checkpoint_freq': 5, 'use_tb_logger': False},
+        'val': {'val_freq': 6, 'save_img': False, 'metrics': metrics},
+        'logger': {'print_freq': 3, 'save_checkpoint_freq': 3, 'use_tb_logger': False},
         'dist_params': {'backend': 'gloo', 'port': 29500},
     }
 

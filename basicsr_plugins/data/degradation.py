@@ -16,7 +16,8 @@ Shapes: t frames, (h, w) GT size, s the scale.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 
 import cv2
@@ -38,6 +39,17 @@ NAMES = {  # what the keys that list names may hold
     ('video', 'codecs'): DECODERS,
     ('video', 'speed'): SPEEDS,
 }
+LIMITS = {  # of numbers, where these do not go from 0 to ANY
+    **dict.fromkeys((('blur', 'sigma'), ('blur', 'beta_generalized'), ('blur', 'beta_plateau')), (0.01, 1000)),
+    ('blur', 'size'): (1, 1001),
+    ('blur', 'omega'): (0, math.pi),
+    ('resize', 'scale'): (0.01, 100),
+    ('jpeg', 'quality'): (1, 100),
+    ('video', 'crf'): (0, 51),
+    ('video', 'frame_rate'): (1, 1000),
+    ('video', 'gop'): (1, 10000),
+}
+ANY = 1e9
 
 
 def read_degradation(where: str, option: str | Sequence[Mapping]) -> list[dict]:
@@ -75,37 +87,56 @@ def _read_step(where: str, step: Mapping) -> dict:
     if not isinstance(complete['prob'], (int, float)) or not 0 <= complete['prob'] <= 1:
         raise InputError(f'{where}: prob must lie in [0, 1], but is {complete["prob"]}.')
     for key, default in DEFAULTS[kind].items():
-        _check_value(f'{where}: {key}', complete[key], default, NAMES.get((kind, key)))
+        if (kind, key) in NAMES:
+            _check_names(f'{where}: {key}', complete[key], default, NAMES[kind, key])
+        else:
+            _check_numbers(f'{where}: {key}', complete[key], default, *LIMITS.get((kind, key), (0, ANY)))
     if kind == 'blur' and not all(isinstance(side, int) and side % 2 for side in complete['size']):
         raise InputError(f'{where}: size must be a range of odd whole numbers, but is {complete["size"]}.')
+    if kind == 'resize' and not complete['scale'][0] <= 1 <= complete['scale'][1]:
+        raise InputError(f'{where}: scale must be a range around 1, but is {complete["scale"]}.')
     if kind == 'video' and (complete['crf'] is None) == (complete['bit_rate'] is None):
         raise InputError(f'{where}: give either crf or bit_rate, and set the other to ~.')
     if kind == 'shuffle':
-        if not complete['groups']:
+        groups = complete['groups']
+        if not isinstance(groups, list) or not groups or not all(isinstance(group, list) for group in groups):
             raise InputError(f'{where}: groups must hold lists of steps.')
         complete['groups'] = [
-            [_read_step(f'{where}: step {number}', inner) for number, inner in enumerate(group, 1)]
-            for group in complete['groups']
+            [_read_step(f'{where}: step {number}', inner) for number, inner in enumerate(group, 1)] for group in groups
         ]
     return complete
 
 
-def _check_value(where: str, value, default, names) -> None:
-    """Names must be known; what is a range by default must be one."""
-    if names is not None:
-        for name in value:
-            if name not in names:
-                raise InputError(f'{where}: there is no {name!r}; {suggest(name, names)}')
-        if not value or (isinstance(value, Mapping) and (min(value.values()) < 0 or not sum(value.values()))):
-            raise InputError(f'{where} must name at least one with a weight above 0, but is {value!r}.')
-        return
-    is_range = isinstance(default, list) or where.endswith((': omega', ': bit_rate'))
-    if (
-        is_range
-        and value is not None
-        and not (isinstance(value, Sequence) and len(value) == 2 and value[0] <= value[1])
-    ):
-        raise InputError(f'{where} must be a range [low, high], but is {value!r}.')
+def _check_names(where: str, value, default: Sequence | Mapping, names: Collection[str]) -> None:
+    """Names must be known, and have weights where they have some by default."""
+    if not isinstance(value, Mapping if isinstance(default, Mapping) else (list, tuple)):
+        raise InputError(f'{where} must read as in {default}, but is {value!r}.')
+    for name in value:
+        if name not in names:
+            raise InputError(f'{where}: there is no {name!r}; {suggest(name, names)}')
+    weights = list(value.values()) if isinstance(value, Mapping) else [1] * len(value)
+    if not all(_lies_in(weight, 0, ANY) for weight in weights) or not sum(weights):
+        raise InputError(f'{where} must name at least one with a weight above 0, but is {value!r}.')
+
+
+def _check_numbers(where: str, value, default, low: float, high: float) -> None:
+    """What is a number, a range or true or false by default must be one."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f'{where} must be true or false, but is {value!r}.')
+    elif isinstance(default, (int, float)):
+        if not _lies_in(value, low, high):
+            raise InputError(f'{where} must be a number from {low:.4g} to {high:.4g}, but is {value!r}.')
+    elif (isinstance(default, list) or where.endswith((': omega', ': bit_rate'))) and value is not None:
+        is_range = (
+            isinstance(value, (list, tuple)) and len(value) == 2 and all(_lies_in(one, low, high) for one in value)
+        )
+        if not is_range or value[0] > value[1]:
+            raise InputError(f'{where} must be a range [low, high] from {low:.4g} to {high:.4g}, but is {value!r}.')
+
+
+def _lies_in(value, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def lq_maker(where: str, option: str | Sequence[Mapping], scale: int) -> Callable[..., Tensor]:

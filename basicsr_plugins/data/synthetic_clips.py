@@ -82,7 +82,7 @@ def write_clips(
         InputError: The folder holds something else, the sizes are impossible, or photographs are missing.
     """
     output = Path(output)
-    if number < 1 or num_frame < 1 or any(side < scale or side % scale for side in size):
+    if min(number, num_frame, scale) < 1 or any(side < scale or side % scale for side in size):
         raise InputError(
             f'{output}: {number} clips of {num_frame} frames of {size[1]}x{size[0]} cannot be made; give at least one '
             f'of each, and sides that are multiples of the scale, {scale}.'

@@ -52,7 +52,7 @@ def write_export(net: nn.Module, folder: Path, force: bool = False) -> list[Path
         InputError: If the network cannot be exported, or the folder is in use or cannot be written.
     """
     folder, spec = Path(folder), spec_of(net)
-    if folder.exists() and any(folder.iterdir()) and not (force and (folder / MANIFEST).is_file()):
+    if folder.is_dir() and any(folder.iterdir()) and not (force and (folder / MANIFEST).is_file()):
         raise InputError(f'{folder} is not empty; name another folder, or overwrite the export in it by force.')
     weights = _SharedWeights()
     steps, contents = {}, {}

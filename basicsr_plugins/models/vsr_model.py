@@ -66,7 +66,7 @@ class VSRModel(TrainingModel):
             'optim_g': OWN_OPTIMIZER,
             'fix_flow': Key('count | None', low=0),
             'flow_lr_mul': Key('float', default=1, low=0),
-            'auxiliary_weights': Key('dict | None'),
+            'auxiliary_weights': Key('dict | None', keys={'*': Key('float', low=0)}),
             'amp': Key('str | None', default='none', choices=('none', 'bfloat16', 'float16')),
             'accumulate': Key('int', default=1, low=1, high=65536),
             'checkpointing': Key('bool', default=False),

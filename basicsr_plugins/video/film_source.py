@@ -6,6 +6,7 @@ Shape shorthand: h and w height and width of a frame.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from array import array
@@ -230,33 +231,58 @@ class VideoSource(Source):
             raise InputError(f'{change}; write a folder of PNGs, or cut the film there and upscale its parts apart.')
         self.notes.append(f'{change}; each part is upscaled at its size.')
 
-    def _decode(self, container) -> Iterator[av.VideoFrame]:
-        """The decoder's frames up to the first damaged one; damage ahead of the first whole frame is skipped."""
+    def _decode(self, container, num_packet: int | None = None) -> Iterator[av.VideoFrame]:
+        """The decoder's frames up to the first damaged one; damage at the start is skipped up to a key frame.
+
+        With `num_packet` those of the first packets only.
+        """
         stream = container.streams[self._stream_index]
         stream.thread_type = 'SLICE'  # frame threads report an error late, and lose whole frames with it
         stream.codec_context.options = {'err_detect': 'explode'}
-        packets = container.demux(stream)
-        started = False
+        packets = enumerate(itertools.islice(container.demux(stream), num_packet))
+        number, num_frame = -1, 0
         while True:
             packet = None
             try:
-                packet = next(packets, None)
+                number, packet = next(packets, (number, None))
                 if packet is None:
+                    yield from _flush(stream)
                     return
                 frames = stream.decode(packet)
             except (av.error.FFmpegError, OSError) as error:
-                if packet is not None and not started:
+                before = list(self._decode_before(packet, number + (packet is None), num_frame))
+                if packet is not None and num_frame == 0 and not before:
+                    self._note_start()
+                    stream.codec_context.flush_buffers()
+                    packets = itertools.dropwhile(lambda pair: not pair[1].is_keyframe, packets)
                     continue
                 self._failure = _reason(error)
-                yield from (frame for frame in _flush(stream) if _is_before(frame, packet))
+                yield from before
                 return
             for frame in frames:
                 if not frame.is_corrupt:
-                    started = True
+                    num_frame += 1
                     yield frame
-                elif started:
+                elif num_frame:
                     self._failure = 'a frame is incomplete'
                     return
+
+    def _decode_before(self, damaged: av.Packet | None, num_packet: int, num_frame: int) -> Iterator[av.VideoFrame]:
+        """The frames after the first `num_frame` that are shown before what a damaged packet, after others, holds.
+
+        The decoder loses one that it holds when it meets the packet; so the others are decoded once more without it.
+        """
+        with self._open() as container, contextlib.closing(self._decode(container, num_packet)) as frames:
+            for frame in itertools.islice(frames, num_frame, None):
+                if _is_before(frame, damaged):
+                    yield frame
+
+    def _note_start(self) -> None:
+        note = (
+            f'{self.path} is damaged at its start, or begins within a scene: what cannot be decoded there is left out.'
+        )
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _note_time(self, index: int, frame) -> None:
         """Keep when a frame is shown. Times that are missing or do not increase are set after the one before."""

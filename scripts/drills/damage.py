@@ -103,9 +103,11 @@ def leave_interrupted(folder: Path) -> None:
 def upscale_decoded(film: Path, checkpoint: Path, number: int) -> dict[str, bytes]:
     """The first PNGs of a film, of the frames that PyAV decodes without what this package adds to it."""
     frames, colour = [], open_source(film).colour
-    with av.open(str(film)) as container, contextlib.suppress(av.error.FFmpegError):
-        for frame in container.decode(video=0):
-            frames.append(frame_to_rgb(frame, colour))
+    with av.open(str(film)) as container:
+        container.streams.video[0].thread_type = 'SLICE'  # threads of frames lose those that they hold at an error
+        for packet in container.demux(video=0):
+            with contextlib.suppress(av.error.FFmpegError):
+                frames += [frame_to_rgb(frame, colour) for frame in packet.decode()]
     restored = upscale_frames(load_network(checkpoint, NETWORK, 'cpu', runtime='auto'), frames[:number])
     return {f'{i:08d}.png': encode_png(frame, 8) for i, frame in enumerate(restored)}
 

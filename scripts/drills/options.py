@@ -50,6 +50,8 @@ def base_options(folder: Path) -> dict:
     """A training of two iterations on `make_data`, with every section."""
     data = {'dataroot_gt': str(folder / 'GT'), 'dataroot_lq': str(folder / 'LQ'), 'io_backend': {'type': 'disk'}}
     sample = {'num_frame': 2, 'gt_size': 32, 'interval_list': [1], 'use_hflip': True, 'use_rot': True}
+    sample |= {'uint8': True, 'degradation': None}
+    faster = {'amp': 'none', 'accumulate': 1, 'checkpointing': False, 'max_skipped': 3, 'grad_clip': None}
     loader = {'num_worker_per_gpu': 0, 'batch_size_per_gpu': 1, 'dataset_enlarge_ratio': 1, 'prefetch_mode': None}
     optimizer = {'type': 'Adam', 'lr': 1e-3, 'weight_decay': 0, 'betas': [0.9, 0.99]}
     scheduler = {'type': 'CosineAnnealingRestartLR', 'periods': [2], 'restart_weights': [1], 'eta_min': 1e-7}
@@ -71,6 +73,7 @@ def base_options(folder: Path) -> dict:
             'scheduler': scheduler,
             'total_iter': 2,
             'warmup_iter': -1,
+            **faster,
             'pixel_opt': {'type': 'CharbonnierLoss', 'loss_weight': 1.0, 'reduction': 'mean', 'eps': 1e-12},
         },
         'val': {

@@ -75,6 +75,8 @@ def test_what_cannot_be_made(tmp_path):
         write_clips(tmp_path / 'full', 1, 2, (32, 32))
     with pytest.raises(InputError, match='multiples of the scale'):
         write_clips(tmp_path / 'odd', 1, 2, (30, 32))
+    with pytest.raises(InputError, match='multiples of the scale'):
+        write_clips(tmp_path / 'none', 1, 2, (32, 32), scale=0)
 
 
 def test_flow_batches_hold_the_pairs_of_generated_clips():

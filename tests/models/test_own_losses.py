@@ -61,6 +61,9 @@ def test_unknown_loss(options):
     options['train']['auxiliary_weights'] = {'alinged': 1.0}
     with pytest.raises(InputError, match="auxiliary_weights: there is no key 'alinged'; did you mean 'aligned'"):
         build_model(options)
+    options['train']['auxiliary_weights'] = {'aligned': 'x'}
+    with pytest.raises(InputError, match="auxiliary_weights: aligned must be a number from 0 on, but is 'x'"):
+        build_model(options)
 
 
 def test_network_without_own_losses(options):

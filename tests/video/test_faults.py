@@ -9,6 +9,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from basicsr_plugins import upscaling
 from basicsr_plugins.errors import InputError
@@ -164,6 +165,33 @@ class TestFrameSizeChanges:
             with pytest.raises(KeyboardInterrupt):
                 run(film, 'again')
         assert run(film, 'again', resume=True)[1] == expected
+
+
+@pytest.mark.parametrize('index', [0, 1, 4, 9, 10, 11, 12, 13, 22])
+def test_a_damaged_packet_costs_no_frame_that_is_shown_before_it(tmp_path, index):
+    """Packets are stored as they are decoded, some frames ahead of those shown before them; two groups of twelve."""
+    options = {'x264-params': 'keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0', 'preset': 'veryfast'}
+    film = make_video(tmp_path / 'in.mp4', moving(24), options=options)
+    whole = open_source(film)
+    frames = list(whole)
+    with av.open(str(film)) as container:
+        stored = [(packet.pts, packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(film.read_bytes())
+    pts, position, size = stored[index]
+    slices = position + (size - 40 if index == 0 else 5)  # the first one begins with the encoder's settings
+    data[slices : position + size] = b'\xff' * (position + size - slices)
+    film.write_bytes(data)
+    source = open_source(film)
+    left = list(source)
+    if index == 0:
+        expected = [time for time in whole.times if time >= whole.times[12]]
+        assert [note for note in source.notes if 'is damaged at its start' in note]
+    else:
+        expected = sorted(time for time, *_ in stored[:index] if time < pts)
+        assert f'its frames end after {len(expected)}' in source.damage
+    assert list(source.times) == expected
+    for time, frame in zip(source.times, left):
+        assert torch.equal(frame, frames[list(whole.times).index(time)])
 
 
 def test_a_film_that_is_replaced_while_it_is_read(tmp_path, film):
