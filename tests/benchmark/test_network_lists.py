@@ -27,9 +27,11 @@ PUBLISHED = {  # parameters, exact
     'EDVR-L': 20_633_827,
     'RRN': 3_364_400,
     'FRVSR': 5_054_693,
+    'Zooming Slow-Mo': 11_102_771,
     'BasicVSR': 6_291_311,
     'IconVSR': 8_694_991,
     'BasicVSR++': 7_322_927,
+    'RealBasicVSR': 6_294_834,
     'SESR-M5': 18_320 + 5 * 16,  # and the PReLUs
     'BasicAVSR': 6_194_283,
 }
