@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from basicsr_plugins.archs.vsr_modules import laid_out_as
 from basicsr_plugins.inference.buffers import DiskStates, KeptStates
 from basicsr_plugins.inference.prepared import lay_out, prepared
 from basicsr_plugins.inference.runtimes import on_runtime
@@ -71,3 +72,12 @@ def test_weights_are_cast_once_and_those_of_flow_never():
         with torch.autocast('cpu', torch.bfloat16):
             torch.testing.assert_close(feat, net.eval().extract(frame), rtol=0.02, atol=0.02)
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+
+
+def test_what_is_joined_is_laid_out_alike():
+    x, other = torch.rand(1, 3, 5, 6), torch.rand(1, 4, 5, 6)
+    assert laid_out_as(x, other) is x
+    other = other.contiguous(memory_format=torch.channels_last).bfloat16()
+    ours = laid_out_as(x, other)
+    assert torch.equal(ours, x.bfloat16())
+    assert torch.cat((ours, other), dim=1).is_contiguous(memory_format=torch.channels_last)
