@@ -266,6 +266,8 @@ class VideoSource(Source):
                 elif num_frame:
                     self._failure = 'a frame is incomplete'
                     return
+                else:
+                    self._note_start()
 
     def _decode_before(self, damaged: av.Packet | None, num_packet: int, num_frame: int) -> Iterator[av.VideoFrame]:
         """The frames after the first `num_frame` that are shown before what a damaged packet, after others, holds.
@@ -278,9 +280,7 @@ class VideoSource(Source):
                     yield frame
 
     def _note_start(self) -> None:
-        note = (
-            f'{self.path} is damaged at its start, or begins within a scene: what cannot be decoded there is left out.'
-        )
+        note = f'{self.path} is damaged at its start, or starts with no key frame; it is left out up to a whole frame.'
         if note not in self.notes:
             self.notes.append(note)
 

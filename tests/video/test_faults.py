@@ -194,6 +194,27 @@ def test_a_damaged_packet_costs_no_frame_that_is_shown_before_it(tmp_path, index
         assert torch.equal(frame, frames[list(whole.times).index(time)])
 
 
+def test_no_frame_is_lost_ahead_of_damage_that_is_noticed(tmp_path):
+    """A decoder that meets it within a packet loses a whole frame that it was about to give, of those before."""
+    options = {'x264-params': 'keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0', 'preset': 'veryfast'}
+    film = make_video(tmp_path / 'in.mp4', moving(24), options=options)
+    whole = open_source(film)
+    frames = list(whole)
+    with av.open(str(film)) as container:
+        stored = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data, rng, lengths = film.read_bytes(), np.random.default_rng(0), []
+    for position, size in stored[3:]:
+        film.write_bytes(data)
+        flip_byte(film, position + int(rng.integers(5, size)))
+        source = open_source(film)
+        left = list(source)
+        if source.damage:
+            assert source.times == whole.times[: len(left)]
+            assert torch.equal(torch.stack(left[:3]), torch.stack(frames[: len(left[:3])]))
+            lengths.append(len(left))
+    assert len(lengths) > 5
+
+
 def test_a_film_that_is_replaced_while_it_is_read(tmp_path, film):
     """Also where the other one could be read on."""
 
