@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from basicsr_plugins.data.clips import ClipReader, check_scale, paired_clips
+from basicsr_plugins.data.clips import ClipReader, check_sizes, paired_clips
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.data.vsr_test_dataset import ClipFrames
 from basicsr_plugins.errors import InputError
@@ -110,7 +110,7 @@ def open_clips(lq_root: str | Path, gt_root: str | Path, scale: int) -> list[Ben
     pairs = _paired_subfolders(lq, scale) if same else [(one.name, one, two) for one, two in paired_clips(lq, gt, None)]
     clips = []
     for name, lq_clip, gt_clip in pairs:
-        check_scale(
+        check_sizes(
             lq.read(lq_clip.name, lq_clip.frames[0]),
             gt.read(gt_clip.name, gt_clip.frames[0]),
             scale,
