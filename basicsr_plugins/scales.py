@@ -36,14 +36,18 @@ def scaled_size(size: Size, scale: Scale) -> Size:
 
 def lr_size(size: Size, scale: Scale) -> Size:
     """The largest (h, w) whose scaled size fits into (H, W); of whole factors, that without its remainder."""
-    return tuple(
-        math.ceil((length + Fraction(1, 2)) / factor) - 1 for factor, length in zip(per_axis(scale), size)
-    )
+    return tuple(math.ceil((length + Fraction(1, 2)) / factor) - 1 for factor, length in zip(per_axis(scale), size))
 
 
 def true_scale(size: Size, target: Size) -> tuple[Fraction, Fraction]:
     """The scale that makes (H, W) of (h, w), exactly."""
     return tuple(Fraction(hr, lr) for hr, lr in zip(target, size))
+
+
+def is_same_shape(lr: Size, size: Size) -> bool:
+    """Whether (H, W) has the shape of (h, w), but for rounding to a whole or even number of pixels."""
+    vertical, horizontal = true_scale(lr, size)
+    return abs(lr[1] * vertical - size[1]) <= Fraction(3, 2) or abs(lr[0] * horizontal - size[0]) <= Fraction(3, 2)
 
 
 def whole_factor(scale: Scale) -> int | None:
@@ -81,13 +85,13 @@ def check_scale(scale: Scale | Sequence[Factor], where: str, high: float = MAX_S
         InputError: `where` begins the message.
     """
     both = scale if isinstance(scale, Sequence) and not isinstance(scale, str) else (scale,)
-    shown = scale if isinstance(scale, str) or not all(map(_is_finite, both)) else 'x'.join(f'{float(x):g}' for x in both)
+    shown = describe_scale(scale) if all(map(_is_finite, both)) and len(both) in (1, 2) else repr(scale)
     if len(both) not in (1, 2) or not all(map(_is_finite, both)):
         raise InputError(f'{where} must be a factor from 1 to {high:g}, or two, but is {shown}.')
     if any(0 < one < 1 for one in both):
         raise InputError(
-            f'{where} is {shown}, which would make frames smaller, but must be from 1 to {high:g}; to shrink clips, use '
-            'bicubic-lr.'
+            f'{where} is {shown}, which would make frames smaller, but must be from 1 to {high:g}; to shrink clips, '
+            'use bicubic-lr.'
         )
     if not all(1 <= one <= high for one in both):
         raise InputError(f'{where} is {shown}, but must be from 1 to {high:g}.')

@@ -82,7 +82,9 @@ class HyperUpsampler(nn.Module):
         )
         height, width = (span.stop - span.start for span in wider)
         phases = (torch.arange(rows.start, rows.stop) % scales[0].numerator).to(feat.device)
-        kernels, chosen = (self._kernels(scales, phases, columns.target), slice(None)) if tile is None else (tile, phases)
+        kernels, chosen = tile, phases
+        if tile is None:
+            kernels, chosen = self._kernels(scales, phases, columns.target), slice(None)
         folded = feat.new_zeros(*feat.shape[:2], height + 2, width + 2)
         for k, samples in enumerate(sample_neighbourhoods(feat, wider)):
             kernel = kernels[k, ..., columns.start : columns.stop][:, chosen]

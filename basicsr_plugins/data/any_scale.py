@@ -23,7 +23,16 @@ from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.ops.bicubic import resize_bicubic
 from basicsr_plugins.option_schema import Key, Schema
-from basicsr_plugins.scales import Scale, Size, check_scale_range, describe_scale, lr_size, scaled_size, whole_factor, whole_place
+from basicsr_plugins.scales import (
+    Scale,
+    Size,
+    check_scale_range,
+    describe_scale,
+    lr_size,
+    scaled_size,
+    whole_factor,
+    whole_place,
+)
 
 BICUBIC = ('bicubic', 'bicubic_aliased')
 
@@ -92,8 +101,8 @@ def patch_scale(where: str, scale: Scale) -> int:
     factor = whole_factor(scale)
     if factor is None:
         raise InputError(
-            f'{where}: scale is {describe_scale(scale)}, at which patches of LQ and GT cannot be cut alike; take a whole '
-            'one, or scale_range of VSRTrainDataset, which makes LQ of GT.'
+            f'{where}: scale is {describe_scale(scale)}, at which patches of LQ and GT cannot be cut alike; take a '
+            'whole one, or scale_range of VSRTrainDataset, which makes LQ of GT.'
         )
     return factor
 
@@ -129,8 +138,8 @@ class ScaleRange:
         least, self.largest = (scaled_size((self.lq_size, 0), scale)[0] for scale in (self.low, self.high))
         if self.crop > least:
             raise InputError(
-                f'{where}: gt_size is {self.crop}, but LQ patches of {self.lq_size} make GT patches of {least} at scale '
-                f'{self.low:g}; set a larger lq_size.'
+                f'{where}: gt_size is {self.crop}, but LQ patches of {self.lq_size} make GT patches of {least} at '
+                f'scale {self.low:g}; set a larger lq_size.'
             )
 
     def choose(self) -> tuple[Size, tuple[float, float]]:

@@ -15,8 +15,8 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
-from basicsr_plugins.data.augmentation import FRAMES, choose_flips, to_floats
 from basicsr_plugins.data.any_scale import BICUBIC, SCALE_RANGE_KEYS, ScaleRange, patch_scale
+from basicsr_plugins.data.augmentation import FRAMES, choose_flips, to_floats
 from basicsr_plugins.data.bd_lr import check_sources
 from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_sizes, paired_clips, val_clip_names
 from basicsr_plugins.data.degradation import lq_maker

@@ -173,13 +173,13 @@ class TrainingModel(VideoRecurrentModel):
             )
         if spec.trained_scales is not None and list(spec.trained_scales) != list(scale_range):
             raise InputError(
-                f'datasets: train: scale_range is {list(scale_range)}, but network_g: trained_scales, which its weights '
-                f'will say, {list(spec.trained_scales)}; set both alike.'
+                f'datasets: train: scale_range is {list(scale_range)}, but network_g: trained_scales, which its '
+                f'weights will say, {list(spec.trained_scales)}; set both alike.'
             )
         if isinstance(self.net_g, DataParallel):
             raise InputError(
-                f'num_gpu: {self.opt["num_gpu"]} in one process does without scale_range; start it by torchrun with the '
-                'launcher pytorch, or say num_gpu: 1.'
+                f'num_gpu: {self.opt["num_gpu"]} in one process does without scale_range; start it by torchrun with '
+                'the launcher pytorch, or say num_gpu: 1.'
             )
 
     def get_optimizer(self, optim_type: str, params: Iterable, lr: float, **kwargs: Any) -> torch.optim.Optimizer:

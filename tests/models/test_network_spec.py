@@ -109,7 +109,8 @@ def test_enlarged_frames_come_in_the_runs_factor():
 def test_a_run_has_a_scale():
     """A fraction, or two; luma networks and those of enlarged frames too. Who cannot says what can."""
     lq = torch.rand(1, 3, 20, 30)
-    for network, scale, size in (('Bicubic', 2.7, (54, 81)), ('Bicubic', (1.5, 3), (30, 90)), ('TOFlow', 2.5, (50, 75))):
+    cases = ('Bicubic', 2.7, (54, 81)), ('Bicubic', (1.5, 3), (30, 90)), ('TOFlow', 2.5, (50, 75))
+    for network, scale, size in cases:
         net = build_network({'type': network}).eval()
         require_scale(net, scale)
         assert spec_of(net).scale == scale
@@ -118,9 +119,9 @@ def test_a_run_has_a_scale():
     bicubic = Bicubic(Fraction(3, 2))(lq[None])[0, 0]
     torch.testing.assert_close(bicubic, matlab, rtol=0, atol=1e-6)
     require_scale(build_network({'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1}), 4)
+    net = Bicubic(2)
+    net.scale_range = (1, 2)
     with pytest.raises(InputError, match='scale is 3x2, but Bicubic upscales by factors from 1 to 2'):
-        net = Bicubic(2)
-        net.scale_range = (1, 2)
         require_scale(net, (2, 3))
     message = 'scale is 2.5, but RRN upscales by 4; it can be built for 2, 3, 4; BasicAVSR takes any.'
     with pytest.raises(InputError, match=message):
