@@ -129,8 +129,8 @@ def test_films(tmp_path):
         assert container.streams.video[0].codec_context.sample_aspect_ratio in (None, 0, 1)
     (note,) = run(tmp_path, net, film, name='b.mp4', size='192x96')
     assert note == (
-        'frames of 64x48 become 192x96, 3 times as wide and 2 times as high: the shape of its pixels is set so that the '
-        'picture is shown in its own.'
+        'frames of 64x48 become 192x96, 3 times as wide and 2 times as high: the shape of its pixels is set so that '
+        'the picture is shown in its own.'
     )
     with av.open(str(tmp_path / 'b.mp4')) as container:
         assert container.streams.video[0].codec_context.sample_aspect_ratio == Fraction(2, 3)

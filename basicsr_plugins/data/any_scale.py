@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from basicsr_plugins.data.bicubic_lr import bicubic_downsample, crop_to_scale
 from basicsr_plugins.data.clips import ClipReader
 from basicsr_plugins.data.frame_formats import DecodedFrame
 from basicsr_plugins.data.meta_info import ClipInfo
@@ -53,18 +54,15 @@ def shrink_frames(frames: Tensor, name: str, size: Size) -> Tensor:
 def shrink_image(image: np.ndarray, name: str, scale: Scale) -> np.ndarray:
     """As `shrink_frames`, for an image as it is read: (H, W, 3), uint8 -> (h, w, 3), rounded.
 
-    What is left beyond the largest size that is an LR frame's, scaled, is cut off first (see `crop_to_scale`).
+    What is left beyond the largest size that is an LR frame's, scaled, is cut off first (`bicubic_lr.crop_to_scale`).
+    `bicubic` gives what `bicubic_lr` writes.
     """
+    if name == 'bicubic':
+        return bicubic_downsample(image, scale)
     image = crop_to_scale(image, scale)
     frame = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float().div(255)[None]
     lq = shrink_frames(frame, name, lr_size(image.shape[:2], scale))[0].permute(1, 2, 0)
     return lq.clamp(0, 1).mul(255).round().byte().numpy()
-
-
-def crop_to_scale(image: np.ndarray, scale: Scale) -> np.ndarray:
-    """(H, W, ...) without the last rows and columns that no LR frame, scaled, has."""
-    height, width = scaled_size(lr_size(image.shape[:2], scale), scale)
-    return image[:height, :width]
 
 
 class CroppedReader:

@@ -20,6 +20,7 @@ from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.networks import check_network_options
 from basicsr_plugins.models.shipped_weights import FLOW_FILES, find_weights, is_shipped
 from basicsr_plugins.models.weights import load_weights, read_network, recognise
+from basicsr_plugins.scales import Scale
 
 SPEC = re.compile(r'(?:(?P<name>[^=:@]+)=)?(?P<what>[^=:@]+)(?::(?P<arguments>[^@]*))?(?:@(?P<checkpoint>.+))?')
 
@@ -80,7 +81,7 @@ def _flow_brought_by(checkpoint: str | None):
         logger.removeFilter(differs)
 
 
-def bicubic(scale: int) -> NetworkEntry:
+def bicubic(scale: Scale) -> NetworkEntry:
     """The first row of every table."""
     return NetworkEntry('Bicubic', {'type': 'Bicubic', 'scale': scale})
 
