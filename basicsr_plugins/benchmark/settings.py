@@ -61,7 +61,7 @@ class Benchmark:
         Raises:
             InputError: If two have the same name, or one is called GT.
         """
-        first = NetworkMethod(bicubic(self.protocol.scale), needs_weights=False)
+        first = NetworkMethod(bicubic(), needs_weights=False)
         others = [method for method in self.others if method.describe().get('type') != first.describe()['type']]
         names = [method.name for method in (first, *others)]
         for name in names:

@@ -20,7 +20,6 @@ from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.networks import check_network_options
 from basicsr_plugins.models.shipped_weights import FLOW_FILES, find_weights, is_shipped
 from basicsr_plugins.models.weights import load_weights, read_network, recognise
-from basicsr_plugins.scales import Scale
 
 SPEC = re.compile(r'(?:(?P<name>[^=:@]+)=)?(?P<what>[^=:@]+)(?::(?P<arguments>[^@]*))?(?:@(?P<checkpoint>.+))?')
 
@@ -81,9 +80,9 @@ def _flow_brought_by(checkpoint: str | None):
         logger.removeFilter(differs)
 
 
-def bicubic(scale: Scale) -> NetworkEntry:
-    """The first row of every table."""
-    return NetworkEntry('Bicubic', {'type': 'Bicubic', 'scale': scale})
+def bicubic() -> NetworkEntry:
+    """The first row of every table; its scale is the run's."""
+    return NetworkEntry('Bicubic', {'type': 'Bicubic'})
 
 
 def parse_network(text: str) -> NetworkEntry:

@@ -55,8 +55,8 @@ class VSRModel(TrainingModel):
             without the first and the last two frames of a clip).
 
     Raises:
-        InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
-            not the network's.
+        InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, `scale` is
+            not the network's, or a metric cannot be computed on this machine.
     """
 
     takes_uint8 = True  # samples are flipped and scaled where the network is
@@ -97,6 +97,10 @@ class VSRModel(TrainingModel):
         for name in ('net_g', 'net_g_ema'):
             if hasattr(self, name):
                 require_scale(self.get_bare_model(getattr(self, name)), opt['scale'])
+        for metric_opt in ((opt.get('val') or {}).get('metrics') or {}).values():  # not at the first validation
+            check = getattr(METRIC_REGISTRY.get(metric_opt['type']), 'check', None)
+            if check is not None:
+                check()
         net = self.get_bare_model(self.net_g)
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
