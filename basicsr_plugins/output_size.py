@@ -14,7 +14,7 @@ from fractions import Fraction
 from torch import Tensor, nn
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.network_spec import fit_scale, spec_of, untrained_note
 from basicsr_plugins.ops.bicubic import resize_bicubic
 from basicsr_plugins.scales import (
     MAX_SCALE,
@@ -142,14 +142,7 @@ def set_scale(net: nn.Module, own: Scale, scale: Scale, lr: Size) -> list[str]:
         ]
     if makes_any:
         fit_scale(net, scale)
-    if spec.trained_scales is not None:
-        least, greatest = spec.trained_scales
-        if not all(least <= factor <= greatest for factor in per_axis(scale)):
-            return [
-                f'{spec.name} is trained for factors from {least:g} to {greatest:g}, but upscales by '
-                f'{describe_scale(scale)} here.'
-            ]
-    return []
+    return untrained_note(net, scale)
 
 
 def resized(pairs: Iterator[tuple[Tensor, Tensor]], scale: Scale | None) -> Iterator[tuple[Tensor, Tensor]]:

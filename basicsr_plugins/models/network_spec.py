@@ -148,6 +148,18 @@ def require_scale(net: nn.Module, scale: Scale) -> None:
     )
 
 
+def untrained_note(net: nn.Module, scale: Scale) -> list[str]:
+    """A sentence where a scale lies outside those that a network's weights are trained for."""
+    spec = spec_of(net)
+    least, greatest = spec.trained_scales or (0, math.inf)
+    if all(least <= factor <= greatest for factor in per_axis(scale)):
+        return []
+    return [
+        f'{spec.name} is trained for factors from {least:g} to {greatest:g}, but upscales by '
+        f'{describe_scale(scale)} here.'
+    ]
+
+
 def _has_flow(net: nn.Module, steps: Steps | None) -> bool:
     return (steps is not None and steps.has_step('flow')) or any(
         isinstance(module, (SpyNet, SPyNetTOF)) for module in net.modules()
@@ -203,7 +215,7 @@ def _swinir(net: SwinIR) -> dict:
 
 def _shuffled(net: nn.Module) -> dict:
     factors = [module.upscale_factor for module in net.modules() if isinstance(module, nn.PixelShuffle)]
-    return {'input_type': 'image', 'scale': math.prod(factors)}
+    return {'input_type': 'image', 'scale': math.prod(factors), 'scales': (2, 3, 4, 8)}
 
 
 TOOLBOX: dict[type, Callable[[nn.Module], dict]] = {
@@ -213,16 +225,22 @@ TOOLBOX: dict[type, Callable[[nn.Module], dict]] = {
     BasicVSRPlusPlus: _basicvsrpp,
     EDVR: _edvr,
     TOFlow: _toflow,
-    DUF: lambda net: {'input_type': 'window', 'num_frame': 7, 'scale': net.scale},
+    DUF: lambda net: {'input_type': 'window', 'num_frame': 7, 'scale': net.scale, 'scales': (2, 3, 4)},
     SwinIR: _swinir,
     EDSR: _shuffled,
     RCAN: _shuffled,
-    MSRResNet: lambda net: {'input_type': 'image', 'scale': net.upscale},
-    RRDBNet: lambda net: {'input_type': 'image', 'scale': net.scale, 'size_multiple': {1: 4, 2: 2}.get(net.scale, 1)},
-    SRVGGNetCompact: lambda net: {'input_type': 'image', 'scale': net.upscale},
+    MSRResNet: lambda net: {'input_type': 'image', 'scale': net.upscale, 'scales': (2, 3, 4)},
+    RRDBNet: lambda net: {
+        'input_type': 'image',
+        'scale': net.scale,
+        'scales': (1, 2, 4),
+        'size_multiple': {1: 4, 2: 2}.get(net.scale, 1),
+    },
+    SRVGGNetCompact: lambda net: {'input_type': 'image', 'scale': net.upscale, 'scales': (2, 3, 4)},
     ECBSR: lambda net: {
         'input_type': 'image',
         'scale': net.scale,
+        'scales': (2, 3, 4),
         'colour': 'y' if net.num_in_ch == 1 else 'rgb',
     },
     RIDNet: lambda net: {'input_type': 'image', 'scale': 1},

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.models.network_spec import require_scale
+from basicsr_plugins.models.network_spec import require_scale, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
 from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
@@ -102,6 +102,8 @@ class VSRModel(TrainingModel):
             if check is not None:
                 check()
         net = self.get_bare_model(self.net_g)
+        for note in untrained_note(net, opt['scale']):
+            get_root_logger().warning(note)
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
 
