@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from basicsr.metrics import calculate_psnr
 
-from basicsr_plugins.benchmark.scales import curve
+from basicsr_plugins.benchmark import scales
+from basicsr_plugins.benchmark.results import Results, Row
 from basicsr_plugins.commands import benchmark as command
 from basicsr_plugins.data.any_scale import crop_to_scale, shrink_image
 from basicsr_plugins.errors import InputError
@@ -56,23 +58,14 @@ def test_bicubic_row(out):
         expected = []
         for i in range(2):
             gt = crop_to_scale(gt_frame('a', i), scale)
-            lq = np_to_tensor(shrink_image(gt, 'bicubic', scale))
+            lq = torch.from_numpy(shrink_image(gt, 'bicubic', scale)).permute(2, 0, 1).float()
             restored = resize_bicubic(lq, gt.shape[:2]).clamp(0, 255).round().numpy().transpose(1, 2, 0)
             expected.append(calculate_psnr(restored, gt, 0))
         assert float(rows[name, 'a', 'Bicubic']['psnr']) == pytest.approx(np.mean(expected), abs=0.01)
 
 
-def np_to_tensor(image):
-    import torch
-
-    return torch.from_numpy(image).permute(2, 0, 1).float()
-
-
 def test_points_of_the_curve(out):
     """A method's line stands at its scales; two factors at their geometric mean."""
-    from basicsr_plugins.benchmark import scales
-    from basicsr_plugins.benchmark.results import Results, Row
-
     found = {
         name: Results(**{**one, 'rows': [Row(**row) for row in one['rows']]})
         for name, one in json.loads((out / 'results.json').read_text()).items()
@@ -83,7 +76,7 @@ def test_points_of_the_curve(out):
     assert [point[0] for point in points] == pytest.approx([2, 2.5, 4, math.sqrt(6)])
     assert [point[2] for point in points] == [True, True, True, False]
     assert len(scales._points(found, factors, 'RLSP (random)', metric)) == 1
-    assert 'RLSP (random)' in curve(found, factors)
+    assert 'RLSP (random)' in scales.curve(found, factors)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,6 @@ def test_gt_of_another_size(gt, tmp_path):
     (tmp_path / '000').mkdir()
     for i in range(6):
         cv2.imwrite(str(tmp_path / '000' / f'{i:08d}.png'), np.zeros((20, 26, 3), np.uint8))
-        cv2.imwrite(str(tmp_path / '000' / f'{i:08d}.png'), np.zeros((20, 26, 3), np.uint8))
     options = {'name': 'clips', 'type': 'VSRTestDataset', 'phase': 'val', 'scale': 2.7, 'dataroot_gt': str(gt)}
     options.update(dataroot_lq=str(tmp_path), io_backend={'type': 'disk'}, val_partition=['000'])
     (tmp_path / '001').symlink_to(tmp_path / '000')
