@@ -77,8 +77,11 @@ class OutputSize:
             )
         return height, width
 
-    def notes_on(self, source: Source, size: Size) -> list[str]:
-        """What a user should know of a size made of a source's frames: that it was rounded, that the shape differs."""
+    def notes_on(self, source: Source, size: Size, keeps_shape: bool) -> list[str]:
+        """What a user should know of a size made of a source's frames: that it was rounded, that the shape differs.
+
+        `keeps_shape`: whether the output says the shape of its pixels, as a film made of a film does.
+        """
         (h, w), (height, width) = source.size, size
         notes = []
         if self.scale is not None and size != scaled_size((h, w), self.scale):
@@ -88,11 +91,11 @@ class OutputSize:
             )
         if not is_same_shape((h, w), size):
             factors = f'{width / w:.4g} times as wide and {height / h:.4g} times as high'
-            shape = (
-                'the shape of its pixels is set so that the picture is shown in its own'
-                if source.is_video
-                else 'the picture is stretched'
-            )
+            shape = 'the picture is stretched'
+            if self.fit is not None:
+                shape = 'so its pixels are square'
+            elif keeps_shape:
+                shape = 'the shape of its pixels is set so that the picture is shown in its own'
             notes.append(f'frames of {w}x{h} become {width}x{height}, {factors}: {shape}.')
         return notes
 

@@ -24,6 +24,7 @@ from basicsr_plugins.models.shipped_weights import find_weights, list_shipped
 from basicsr_plugins.output_size import OutputSize, set_scale
 from basicsr_plugins.scales import Scale, scaled_size, true_scale
 from basicsr_plugins.upscaling_run import Notes, run
+from basicsr_plugins.video.film_target import CONTAINERS
 from basicsr_plugins.video.media import Source, VideoSettings
 from basicsr_plugins.video.opening import open_source, open_target, size_multiples
 from basicsr_plugins.video.work_folder import COMPARED
@@ -208,7 +209,8 @@ def choose_scale(
         return own
     size = asked.of(source, size_multiples(output, source, video))
     scale = true_scale(source.size, size)
-    notes.add(*asked.notes_on(source, size), *set_scale(net, own, scale, source.size))
+    keeps_shape = source.is_video and Path(output).suffix.lower() in CONTAINERS
+    notes.add(*asked.notes_on(source, size, keeps_shape), *set_scale(net, own, scale, source.size))
     return scale
 
 

@@ -134,6 +134,8 @@ def test_films(tmp_path):
     )
     with av.open(str(tmp_path / 'b.mp4')) as container:
         assert container.streams.video[0].codec_context.sample_aspect_ratio == Fraction(2, 3)
+    (note,) = run(tmp_path, net, film, name='pictures', size='192x96')
+    assert note.endswith('2 times as high: the picture is stretched.')
     with pytest.raises(InputError, match=r'frames of 129x96 cannot be yuv420p, which takes even sizes only'):
         run(tmp_path, net, film, name='c.mp4', size='129x96')
 
