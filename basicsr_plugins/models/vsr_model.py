@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.models.network_spec import require_scale, untrained_note
+from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
 from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
