@@ -43,6 +43,7 @@ MODULES = (  # each registers its classes when imported
     'data.synthetic_motion_dataset',
     'data.vsr_train_dataset',
     'data.vsr_test_dataset',
+    'metrics.lpips',
     'metrics.tof',
     'models.vsr_gan_model',
     'models.vsr_model',

@@ -171,7 +171,8 @@ LOADER = {
     'persistent_workers': Key('bool', default=False),
     'use_shuffle': Key('bool'),  # stands in the toolbox's option files; no code reads it
 }
-SCALE = Key('int', required=True, low=FACTOR[0], high=FACTOR[1])
+SCALE = Key('float | list[float]', required=True, low=FACTOR[0], high=FACTOR[1], least=2, most=2)
+WHOLE_SCALE = Key('int', required=True, low=FACTOR[0], high=FACTOR[1])  # of the toolbox's models
 BACKEND = Key('str', required=True, choices=('disk', 'lmdb', 'memcached'))
 TOOLBOX_DATA = {  # types of the toolbox's datasets' keys; the keys without which their constructors fail
     'io_backend': Key('dict', required=True, keys={'type': BACKEND, '*': Key()}),
@@ -274,7 +275,7 @@ def file_schema(opt: Mapping, is_train: bool) -> Schema:
     schema = {
         'name': Key('name', required=True),
         'model_type': Key('str', required=True),
-        'scale': replace(SCALE, required=hasattr(model, 'option_keys')),
+        'scale': SCALE if hasattr(model, 'option_keys') else replace(WHOLE_SCALE, required=False),
         'num_gpu': Key('int', required=True, low=0, high=4096, choices=('auto',)),
         'manual_seed': Key('int | None', low=0, high=2**32 - 2**16),
         'find_unused_parameters': Key('bool', default=False),

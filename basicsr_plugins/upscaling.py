@@ -21,9 +21,12 @@ from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_ent
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.shipped_weights import find_weights, list_shipped
+from basicsr_plugins.output_size import OutputSize, set_scale
+from basicsr_plugins.scales import Scale, scaled_size, true_scale
 from basicsr_plugins.upscaling_run import Notes, run
-from basicsr_plugins.video.media import VideoSettings
-from basicsr_plugins.video.opening import open_source, open_target
+from basicsr_plugins.video.film_target import CONTAINERS
+from basicsr_plugins.video.media import Source, VideoSettings
+from basicsr_plugins.video.opening import open_source, open_target, size_multiples
 from basicsr_plugins.video.work_folder import COMPARED
 
 WEIGHTS_FOR = {  # what is upscaled -> shipped weights, the best first
@@ -37,7 +40,7 @@ def load_network(
     weights: str | os.PathLike | None,
     network: str | None = None,
     device: str = 'auto',
-    scale: int | None = None,
+    scale: Scale | None = None,
     runtime: str = 'torch',
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
@@ -50,7 +53,7 @@ def load_network(
             .safetensors file itself, or the option file in the experiment's folder
             (`experiments/NAME/models/net_g_*.pth`), or their keys.
         device: `auto` (CUDA where there is any), `cpu`, `cuda`, `cuda:1` ...
-        scale: The factor of a network that takes enlarged frames (TOFlow), and so works at any; None for its usual one.
+        scale: Of a network that makes any (BasicAVSR, TOFlow), as its own; None for its usual one.
         runtime: What runs it, as in `inference.runtimes.on_runtime`: `torch`, `openvino`, `onnxruntime`, `tensorrt`,
             or `auto` for the fastest that is there.
         dtype: In which another runtime than PyTorch computes; PyTorch's is that of `UpscaleSettings`.
@@ -63,7 +66,8 @@ def load_network(
             raise InputError(f'{weights} is the folder of an exported network; name no network beside it.')
         return on_runtime(Export(Path(weights)), runtime, dtype)
     net = _entry(weights, network).build().to(choose_device(device))
-    fit_scale(net, scale)
+    if scale is not None:
+        fit_scale(net, scale)
     return on_runtime(net, runtime, dtype)
 
 
@@ -133,6 +137,7 @@ def upscale(
     force: bool = False,
     compare: str | os.PathLike | None = None,
     show_progress: bool = True,
+    output_size: OutputSize | None = None,
 ) -> list[str]:
     """Upscale a video file, a folder or a glob of images.
 
@@ -147,6 +152,7 @@ def upscale(
         force: Overwrite an output that is there.
         compare: Another output: bicubic at the left, the network's at the right.
         show_progress: Whether a bar shows frames, frames per second and the time left; notes are shown as they come.
+        output_size: Of the frames; None: by the network's scale. Those of a network that cannot make it are resized.
 
     Returns:
         Sentences about what a user should know: what was left out, where a damaged source ended.
@@ -160,11 +166,11 @@ def upscale(
     reader = open_source(source)
     settings = settings or UpscaleSettings()
     job = describe_job(net, settings)
-    options = {'settings': video or VideoSettings(), 'resume': resume, 'force': force, 'job': job}
-    scale, time_scale = network_scale(net), spec_of(net).time_scale
-    options['time_scale'] = time_scale
-    h, w = reader.size
+    video, time_scale = video or VideoSettings(), spec_of(net).time_scale
+    options = {'settings': video, 'resume': resume, 'force': force, 'job': job, 'time_scale': time_scale}
     notes = Notes(show_progress)
+    scale = choose_scale(net, output, reader, video, output_size or OutputSize(), notes)
+    height, width = scaled_size(reader.size, scale)
     with contextlib.ExitStack() as stack:
         # left in the reverse order: the output itself is closed last, and where it is, all is done
         target = stack.enter_context(open_target(output, reader, scale, **options))
@@ -174,7 +180,7 @@ def upscale(
         if compare is not None and compared.is_file() and Path(compare).exists():
             notes.add(f'{compare} is there already and was kept.')
         elif compare is not None:
-            beside = open_target(compare, reader, scale, size=(scale * h, 2 * scale * w), **options)
+            beside = open_target(compare, reader, scale, size=(height, 2 * width), **options)
             stack.push(lambda kind, *_: compared.touch() if kind is None else None)
             targets.append(stack.enter_context(beside))
         reader.any_size = all(one.any_size for one in targets)
@@ -188,6 +194,24 @@ def upscale(
     if reader.damage:
         notes.add(reader.damage)
     return notes.texts
+
+
+def choose_scale(
+    net: nn.Module, output: str | os.PathLike, source: Source, video: VideoSettings, asked: OutputSize, notes: Notes
+) -> Scale:
+    """The scale of a run, set in a network that makes any.
+
+    Raises:
+        InputError: If the size cannot be made of the source's frames.
+    """
+    own = network_scale(net)
+    if asked == OutputSize():
+        return own
+    size = asked.of(source, size_multiples(output, source, video))
+    scale = true_scale(source.size, size)
+    keeps_shape = source.is_video and Path(output).suffix.lower() in CONTAINERS
+    notes.add(*asked.notes_on(source, size, keeps_shape), *set_scale(net, own, scale, source.size))
+    return scale
 
 
 def describe_job(net: nn.Module, settings: UpscaleSettings) -> dict[str, str]:
@@ -208,7 +232,7 @@ def network_identity(net: nn.Module) -> str:
 
 
 @torch.no_grad()
-def network_scale(net: nn.Module) -> int:
+def network_scale(net: nn.Module) -> Scale:
     """How many times a network enlarges: what it says, or what it makes of a tiny frame."""
     scale = spec_of(net).scale
     if scale is None:

@@ -27,6 +27,8 @@ from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND, WriteBe
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.memory import free_memory, is_out_of_memory, keep_freed_memory
 from basicsr_plugins.models.restoration import device_of
+from basicsr_plugins.output_size import resized
+from basicsr_plugins.scales import Scale
 from basicsr_plugins.video.media import Source, Target
 from basicsr_plugins.video.work_folder import FITTED
 
@@ -54,7 +56,7 @@ def run(
     targets: list[Target],
     settings: UpscaleSettings,
     keep: Path,
-    scale: int,
+    scale: Scale,
     notes: Notes,
     show_progress: bool,
 ) -> None:
@@ -67,7 +69,7 @@ def run(
         settings: How. Tiles `auto` and, in mode `exact`, segments are chosen by the free memory where frames are large;
             whatever the tiles, they are halved where memory runs out.
         keep: Folder of the network's states, for another run to go on from; what no run needs any more is removed.
-        scale: Of the network.
+        scale: Of the frames; those of a network that makes others are resized.
         notes: Gets what was chosen.
         show_progress: Whether a bar is shown.
 
@@ -163,7 +165,7 @@ def _go_through(
     targets: list[Target],
     settings: UpscaleSettings,
     keep: Path,
-    scale: int,
+    scale: Scale,
     show_progress: bool,
 ) -> bool:
     """Whether memory was enough to upscale what the targets do not have yet; if not, what is done is written."""
@@ -181,7 +183,7 @@ def _go_through(
                 )
             )
             frames = stack.enter_context(contextlib.closing(read_ahead(source, READ_AHEAD)))
-            pairs = upscale_pairs(net, frames, settings, skip, _show(bar), keep)
+            pairs = resized(upscale_pairs(net, frames, settings, skip, _show(bar), keep), scale)
             pairs = stack.enter_context(contextlib.closing(pairs))
             writer = stack.enter_context(WriteBehind(partial(_write, targets, bicubic), WRITE_BEHIND))
             forgotten = 0

@@ -26,7 +26,9 @@ from basicsr_plugins.inference.pipeline import READ_AHEAD, read_ahead
 from basicsr_plugins.inference.scenes import SceneDetector
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.models.network_spec import spec_of
-from basicsr_plugins.upscaling import describe_job, network_scale
+from basicsr_plugins.output_size import OutputSize
+from basicsr_plugins.scales import Scale
+from basicsr_plugins.upscaling import choose_scale, describe_job
 from basicsr_plugins.upscaling_run import Notes, run
 from basicsr_plugins.video.media import Source, Target, VideoSettings
 from basicsr_plugins.video.opening import open_source, open_target
@@ -48,6 +50,7 @@ def upscale_shared(
     resume: bool = False,
     force: bool = False,
     show_progress: bool = True,
+    output_size: OutputSize | None = None,
 ) -> list[str]:
     """Upscale a film together with the other processes; each calls this alike, with the network on its device.
 
@@ -67,9 +70,9 @@ def upscale_shared(
     settings, video = settings or UpscaleSettings(), video or VideoSettings()
     dist.init_process_group('gloo', timeout=LONGEST_FILM)
     rank, number = dist.get_rank(), dist.get_world_size()
-    scale = network_scale(net)
     job = {**describe_job(net, settings), 'processes': number}
     notes = Notes(show_progress and rank == 0)
+    scale = choose_scale(net, output, open_source(source), video, output_size or OutputSize(), notes)
     try:
         with contextlib.ExitStack() as stack:
             shares, target = [None] * number, None
@@ -82,7 +85,7 @@ def upscale_shared(
                 shares = [(str(target.parts / f'part_{i}{target.path.suffix}'), *one) for i, one in enumerate(shares)]
             _together(dist.broadcast_object_list, shares)
             _upscale_share(
-                net, Share(open_source(source), *shares[rank][1:]), shares[rank][0], settings, video, job, notes
+                net, Share(open_source(source), *shares[rank][1:]), shares[rank][0], settings, video, job, notes, scale
             )
             _together(dist.barrier)
             if rank == 0:
@@ -108,10 +111,12 @@ def _note_idle(shares: list[tuple[int, int]]) -> list[str]:
     return [f'the film has so few scenes that {idle} of {len(shares)} processes have nothing to do.'] if idle else []
 
 
-def _upscale_share(net, share: Share, path: str, settings: UpscaleSettings, video, job: dict, notes: Notes) -> None:
+def _upscale_share(
+    net, share: Share, path: str, settings: UpscaleSettings, video, job: dict, notes: Notes, scale: Scale
+) -> None:
     if share.num_frame == 0:
         return
-    with _left_for_another(open_target(path, share, network_scale(net), video, resume=True, job=job)) as part:
+    with _left_for_another(open_target(path, share, scale, video, resume=True, job=job)) as part:
         share.any_size = part.any_size
         keep = part.states_folder(settings.temp_dir)
         settings = replace(settings, temp_dir=settings.temp_dir or part.parts)

@@ -22,11 +22,12 @@ LAYERS = (
     ('upscaling_shared',),
     ('upscaling',),
     ('upscaling_run',),
+    ('output_size',),
     ('inference', 'video'),
     ('models',),
     ('data', 'archs', 'metrics'),
     ('ops', 'compat', 'option_file', 'option_schema'),
-    ('_autoload', 'errors', 'files', 'memory'),
+    ('_autoload', 'errors', 'files', 'memory', 'scales'),
 )
 STRANGERS = ({'inference', 'video'}, {'archs', 'data'})  # pairs of one layer that know nothing of each other
 

@@ -18,6 +18,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from basicsr_plugins.compat.options import read_options
 from basicsr_plugins.models.networks import check_network_options
+from basicsr_plugins.scales import lr_size, scaled_size
 
 from .conftest import PROJECT
 
@@ -131,6 +132,10 @@ def test_siblings_that_there_are():
         'test_EFAR_Vid4',
         'test_Bicubic_Vid4',
         'test_Bicubic_demo',
+        'test_BasicAVSR_Vid4_x2',
+        'test_BasicAVSR_Vid4_x2.7',
+        'test_BasicAVSR_Vid4_x3',
+        'test_BasicAVSR_Vid4_x3.5x2.5',
     }
 
 
@@ -169,7 +174,10 @@ def test_training_fits_together(name):
 def test_datasets(name, data, monkeypatch):
     """The class that reads a section takes it as it stands, and its samples have the sizes that it says."""
     monkeypatch.chdir(data)
+    scale = read(name)['scale']
     for phase, section in read(name)['datasets'].items():
+        if section.get('scale_range'):  # patches of 256 at most here
+            section |= {'lq_size': 40, 'gt_size': 40}
         if section['type'] == 'Vimeo90KDataset':
             command = re.search(r'#   (sed (?:.*\\\n#)?.*)', header(name)).group(1).replace('\\\n#', '')
             subprocess.run(command, shell=True, check=True)
@@ -177,14 +185,15 @@ def test_datasets(name, data, monkeypatch):
             section |= {'dataroot_gt': 'GT', 'io_backend': {'type': 'disk'}}
             if 'degradation' not in section:  # which makes LQ frames of the GT
                 section['dataroot_lq'] = 'LQ'
-        dataset = build_dataset({**section, 'phase': phase, 'scale': 4})
+        dataset = build_dataset({**section, 'phase': phase, 'scale': scale})
         sample = dataset[0]
         t = section.get('num_frame', 15) * (2 if section.get('mirror') else 1)
         size = section.get('gt_size', 256)
-        gt = (t, 3, size, size) if section['type'] != 'Vimeo90KDataset' else (3, size, size)
+        lq = lr_size((size, size), 1 if section.get('scale_range') else scale)
+        gt = scaled_size(lq, scale) if phase == 'test' else (size, size)
         shown = len(range(0, t, section.get('lq_interval', 1)))
-        assert sample['lq'].shape == (shown, 3, size // 4, size // 4)
-        assert sample['gt'].shape == gt
+        assert sample['lq'].shape == (shown, 3, *lq)
+        assert sample['gt'].shape == ((t, 3, *gt) if section['type'] != 'Vimeo90KDataset' else (3, *gt))
         if section.get('val_partition') == 'REDS4':
             expected = {'000', '011', '015', '020'}
             clips = {pair[0].name for pair in dataset.clips}

@@ -18,7 +18,8 @@ here [ours].
   as the second, correcting stage. `motion_compensation.py`.
 - Upsampling as in ST-AVSR [seed, code], its positions computed from integers [ours]: its floats put a centre on the
   border of two pixels, at x2.5 every fifth, to either side. `hyper_upsampling.py`.
-- H = round(scale * h), halves up; the scale that counts is then H / h [ours].
+- H = round(scale * h), halves up; the scale that counts is then H / h [ours]. Of a part of a frame, a tile or the
+  crop that training compares, all terms are there; in ST-AVSR the border of the crop lacks some [ours].
 - Trunks and fusion start as He's times 0.2 [code].
 
 Parameters: bidirectional 6,194,283; lookahead 5,020,971; unidirectional 4,343,803; the paper says 6.2 M and not of
@@ -47,12 +48,12 @@ from basicsr_plugins.archs.motion_compensation import SecondOrderMotionCompensat
 from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import build_spynet
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.scales import MAX_SCALE, Place, Scale, Size, check_scale, check_scale_range, whole_place
 
-MAX_SCALE = 16
 UPSAMPLE_INPUTS = {  # by the form of propagation
-    'bidirectional': ('frame', 'state', 'backward_state'),
-    'lookahead': ('frame', 'state', 'next_states', 'flows_to_next'),
-    'unidirectional': ('frame', 'state'),
+    'bidirectional': ('frame', 'state', 'backward_state', 'places'),
+    'lookahead': ('frame', 'state', 'next_states', 'flows_to_next', 'places'),
+    'unidirectional': ('frame', 'state', 'places'),
 }
 
 
@@ -70,15 +71,15 @@ class BasicAVSR(RecurrentNetwork):
         window_size: Side of the window that is searched around the flow, in pixels, even.
         num_head: Heads of the search's attention; divides `num_feat`.
         deform_groups: Groups of channels that share an offset; divides `num_feat`.
-        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal, where `output_size` is not set.
+        scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run sets its own.
+        trained_scales: The least and the greatest factor that its weights are trained for; others are possible.
         spynet_path: SpyNet weights in the format of BasicSR's `SpyNet(load_path)`; without, flow starts untrained.
-
-    Attributes:
-        output_size: H and W of the frames that a run gives; None: by `scale`.
 
     Raises:
         InputError: If an argument is out of its range, or `spynet_path` does not hold SpyNet weights.
     """
+
+    scale_range = (1, MAX_SCALE)
 
     def __init__(
         self,
@@ -92,12 +93,15 @@ class BasicAVSR(RecurrentNetwork):
         num_head: int = 8,
         deform_groups: int = 16,
         scale: float | Sequence[float] = 4,
+        trained_scales: Sequence[float] = (2, 6),
         spynet_path: str | None = None,
     ):
         super().__init__()
+        check_scale(scale, 'BasicAVSR: scale')
+        check_scale_range(trained_scales, 'BasicAVSR: trained_scales')
         _check(num_feat, propagation, num_lookahead, window_size, num_head, deform_groups)
-        self.scale = _checked_scale(scale)
-        self.output_size = None
+        self.scale: Scale = scale
+        self.trained_scales = tuple(trained_scales)
         self.num_feat = num_feat
         self.propagation = propagation
         self.num_lookahead = num_lookahead if propagation == 'lookahead' else 0
@@ -129,12 +133,13 @@ class BasicAVSR(RecurrentNetwork):
     def step_inputs(self, step: str) -> tuple[str, ...]:
         return UPSAMPLE_INPUTS[self.propagation] if step == 'upsample' else super().step_inputs(step)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, places: tuple[Place, ...] | None = None, size: Size | None = None) -> Tensor:
         """Upscale a clip, frame by frame.
 
         Args:
             x: (b, t, 3, h, w), RGB in [0, 1]; any t, h and w.
-            size: H and W; None: `output_size`, or by `scale`.
+            places: Where the result lies, one for all of a batch or one of each; their sizes are one.
+            size: H and W, in place of `places`; without either by `scale`.
 
         Returns:
             (b, t, 3, H, W).
@@ -142,28 +147,14 @@ class BasicAVSR(RecurrentNetwork):
         Raises:
             InputError: If `x` has another shape, or the size is smaller than the frames or over 16 times as large.
         """
-        before = self.output_size
-        self.output_size = before if size is None else size
-        try:
-            return super().forward(x)
-        finally:
-            self.output_size = before
-
-    def target_size(self, h: int, w: int) -> tuple[int, int]:
-        """H and W for frames of h x w.
-
-        Raises:
-            InputError: If `output_size` is smaller than the frames or over 16 times as large.
-        """
-        if self.output_size is None:
-            scales = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
-            return tuple(math.floor(scale * length + 0.5) for scale, length in zip(scales, (h, w)))
-        height, width = self.output_size
+        if size is None:
+            return super().forward(x, places)
+        (h, w), (height, width) = x.shape[-2:], size
         if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
             raise InputError(
                 f'BasicAVSR makes frames of {w}x{h} up to {MAX_SCALE} times as large, not {width}x{height} of them.'
             )
-        return height, width
+        return super().forward(x, (whole_place((h, w), size),))
 
     def extract(self, frame: Tensor) -> Tensor:
         return self.extractor(self.prior(frame))
@@ -184,14 +175,16 @@ class BasicAVSR(RecurrentNetwork):
         backward_state: Tensor | None = None,
         next_states: tuple[Tensor, ...] | None = None,
         flows_to_next: tuple[Tensor, ...] | None = None,
+        *,
+        places: tuple[Place, ...],
     ) -> Tensor:
-        """(b, 3, H, W); which of the states there are depends on the form of propagation."""
+        """(b, 3, H, W) of the places; which of the states there are depends on the form of propagation."""
         if self.propagation == 'bidirectional':
             state = self.fusion(torch.cat((state, backward_state), dim=1))
         elif self.propagation == 'lookahead':
             ahead = self.lookahead(state, next_states, flows_to_next)
             state = self.fusion(torch.cat((state, ahead), dim=1))
-        return self.upsampler(state, frame, self.target_size(*frame.shape[-2:]))
+        return self.upsampler(state, frame, places)
 
 
 class Propagation(nn.Module):
@@ -269,10 +262,3 @@ def _check(num_feat, propagation, num_lookahead, window_size, num_head, deform_g
     for name, divisor in (('2', 2), ('num_head', num_head), ('deform_groups', deform_groups)):
         if divisor < 1 or num_feat % divisor:
             raise InputError(f'BasicAVSR: {name} ({divisor}) must divide num_feat ({num_feat}).')
-
-
-def _checked_scale(scale: float | Sequence[float]) -> float | tuple[float, float]:
-    scales = (scale,) if isinstance(scale, (int, float)) else tuple(scale)
-    if len(scales) not in (1, 2) or not all(1 <= one <= MAX_SCALE for one in scales):
-        raise InputError(f'BasicAVSR: scale must be a factor from 1 to {MAX_SCALE}, or two, but is {scale}.')
-    return scale if isinstance(scale, (int, float)) else scales

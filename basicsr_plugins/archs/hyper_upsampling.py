@@ -12,13 +12,15 @@ positions of a 3x3 neighbourhood in raster order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import torch
 from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from basicsr_plugins.scales import Place, Span
 
 SINE_FACTOR = 30  # SIREN's omega_0
 NEIGHBOURS = 9
@@ -42,7 +44,7 @@ class HyperUpsampler(nn.Module):
         self.conv_last = nn.Conv2d(num_feat, 3, 3, 1, 1)
         self._kept = None  # (scales, width and what weights are on, weights, kernels)
 
-    def forward(self, feat: Tensor, frame: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, feat: Tensor, frame: Tensor, places: Sequence[Place]) -> Tensor:
         """Upsample.
 
         Without gradients, in bands of HR rows: memory beyond the result does not grow with its height.
@@ -50,42 +52,48 @@ class HyperUpsampler(nn.Module):
         Args:
             feat: (b, c, h, w).
             frame: (b, 3, h, w), RGB in [0, 1].
-            size: H and W.
+            places: What is made: one place for all, or b of one size.
 
         Returns:
-            (b, 3, H, W).
+            (b, 3, H, W) of the places.
         """
-        height, width = size
         feat = self.blocks(feat)
-        rows = (
-            height
-            if torch.is_grad_enabled()
-            else max(BAND_ELEMENTS // (NEIGHBOURS * feat[..., 0, 0].numel() * width), 4)
-        )
-        scales = tuple(Fraction(target, length) for target, length in zip(size, feat.shape[-2:]))
-        tile = self._tile(scales, width)
-        starts = range(0, height, rows)
-        bands = [self._band(feat, size, scales, tile, start, min(start + rows, height)) for start in starts]
-        return torch.cat(bands, dim=2) + F.interpolate(frame, size=size, mode='bilinear', align_corners=False)
+        if len(places) == 1:
+            return self._make(feat, frame, places[0])
+        return torch.cat([self._make(*pair, place) for *pair, place in zip(feat.split(1), frame.split(1), places)])
 
-    def _band(self, feat, size, scales, tile, start, stop) -> Tensor:
-        """HR rows `start` to `stop` - 1, without the frame.
+    def _make(self, feat: Tensor, frame: Tensor, place: Place) -> Tensor:
+        rows, columns = place
+        limit = max(BAND_ELEMENTS // (NEIGHBOURS * feat[..., 0, 0].numel() * (columns.stop - columns.start)), 4)
+        limit = rows.stop - rows.start if torch.is_grad_enabled() else limit
+        scales = tuple(Fraction(span.target, span.length) for span in place)
+        tile = self._tile(scales, columns.target)
+        starts = range(rows.start, rows.stop, limit)
+        bands = [(rows._replace(start=i, stop=min(i + limit, rows.stop)), columns) for i in starts]
+        return torch.cat([self._band(feat, band, scales, tile) for band in bands], dim=2) + resize(frame, place)
 
-        Computed with up to two rows more on each side: one for folding, one for the last convolution.
+    def _band(self, feat: Tensor, place: Place, scales: tuple[Fraction, Fraction], tile: Tensor | None) -> Tensor:
+        """A place without the frame.
+
+        Computed with up to two pixels more on each side: one for folding, one for the last convolution.
         """
-        height, width = size
-        top, bottom = max(start - 2, 0), min(stop + 2, height)
-        phases = (torch.arange(top, bottom) % scales[0].numerator).to(feat.device)
-        kernels, rows = (self._kernels(scales, phases, width), slice(None)) if tile is None else (tile, phases)
-        folded = feat.new_zeros(*feat.shape[:2], bottom - top + 2, width + 2)
-        for k, samples in enumerate(sample_neighbourhoods(feat, size, top, bottom)):
-            shifted = (slice(k // 3, k // 3 + bottom - top), slice(k % 3, k % 3 + width))
-            folded[(..., *shifted)] += samples * kernels[k][:, rows].to(samples.dtype)
-        # without the rows whose neighbours are not there
-        folded = folded[:, :, 1 + int(top > 0) : bottom - top + 1 - int(bottom < height), 1:-1]
-        residue = self.conv_last(F.leaky_relu(self.conv_mix(folded), 0.1))
-        first = start - top - int(top > 0)
-        return residue[:, :, first : first + stop - start]
+        rows, columns = wider = tuple(
+            span._replace(start=max(span.start - 2, 0), stop=min(span.stop + 2, span.target)) for span in place
+        )
+        height, width = (span.stop - span.start for span in wider)
+        phases = (torch.arange(rows.start, rows.stop) % scales[0].numerator).to(feat.device)
+        kernels, chosen = tile, phases
+        if tile is None:
+            kernels, chosen = self._kernels(scales, phases, columns.target), slice(None)
+        folded = feat.new_zeros(*feat.shape[:2], height + 2, width + 2)
+        for k, samples in enumerate(sample_neighbourhoods(feat, wider)):
+            kernel = kernels[k, ..., columns.start : columns.stop][:, chosen]
+            folded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width] += samples * kernel.to(samples.dtype)
+        # without the rows and columns whose neighbours are not there
+        inside = [slice(1 + (s.start > 0), s.stop - s.start + 1 - (s.stop < s.target)) for s in wider]
+        residue = self.conv_last(F.leaky_relu(self.conv_mix(folded[(..., *inside)]), 0.1))
+        firsts = [ours.start - more.start - (more.start > 0) for ours, more in zip(place, wider)]
+        return residue[(..., *(slice(i, i + s.stop - s.start) for i, s in zip(firsts, place)))]
 
     def _kernels(self, scales: tuple[Fraction, Fraction], phases: Tensor, width: int) -> Tensor:
         """Of HR rows, by their place in the tile, (9, c, r, W)."""
@@ -194,41 +202,55 @@ def relative_positions(scale: Fraction) -> Tensor:
     return (centre - (2 * nearest + 1) * p).double() / p
 
 
-def sample_neighbourhoods(feat: Tensor, size: tuple[int, int], start: int, stop: int) -> Iterator[Tensor]:
+def sample_neighbourhoods(feat: Tensor, place: Place) -> Iterator[Tensor]:
     """Sample each position of the LR pixels' 3x3 neighbourhoods bilinearly at the centres of HR pixels.
 
     Both a neighbour that is outside the frame and an LR pixel that is count as zero.
 
     Args:
-        feat: (b, c, h, w).
-        size: H and W.
-        start, stop: HR rows `start` to `stop` - 1.
+        feat: (b, c, h, w), the LR pixels that the place is made of.
+        place: The HR pixels, whole or a part.
 
     Yields:
-        Nine times (b, c, `stop` - `start`, W), in raster order.
+        Nine times (b, c, H, W) of the place, in raster order.
     """
-    h, w = feat.shape[-2:]
-    row, row_weights = bilinear_taps(h, size[0])
-    column, column_weights = bilinear_taps(w, size[1])
-    row, row_weights = row[start:stop], row_weights[:, start:stop]
-    above, below = int(row[0]) - 1, int(row[-1]) + 2  # the LR rows that are read
-    first, last = max(above, 0), min(below, h - 1)
-    around = F.pad(feat[:, :, first : last + 1], (2, 2, first - above, below - last))
-    across = [interpolate(around, 3, column + 1 + x, column_weights) for x in range(3)]
+    (row, row_weights), (column, column_weights) = (bilinear_taps(span) for span in place)
+    edges = []  # for columns, then rows: what is read beyond the pixels given, whose neighbours are read too
+    for before, length in ((column, feat.size(3)), (row, feat.size(2))):
+        edges.append((max(1 - int(before[0]), 0), max(int(before[-1]) + 3 - length, 0)))
+    first, last = max(int(row[0]) - 1, 0), int(row[-1]) + 3  # the rows that are read
+    around = F.pad(feat[:, :, first:last], (*edges[0], *edges[1]))
+    column, row = column + edges[0][0], row + edges[1][0] - first
+    across = [interpolate(around, 3, column - 1 + x, column_weights) for x in range(3)]
     for y in range(3):
         for x in range(3):
-            yield interpolate(across[x], 2, row - above - 1 + y, row_weights)
+            yield interpolate(across[x], 2, row - 1 + y, row_weights)
 
 
-def bilinear_taps(length: int, target: int) -> tuple[Tensor, Tensor]:
-    """For the centres of `target` pixels over `length` ones: the pixel before, and the weights of it and of the next.
+def bilinear_taps(span: Span) -> tuple[Tensor, Tensor]:
+    """Where the centres of HR pixels lie: the LR pixel before each, and the weights of it and of the next.
 
-    The pixel is -1 to length - 1, (target,); weights, (2, target), of pixels outside are zero.
+    The pixels, (n,), count from the first that is given, and may lie outside; weights, (2, n), of pixels outside the
+    whole side are zero.
     """
-    centre = (2 * torch.arange(target) + 1) * length - target  # in a unit in which an LR pixel is 2 * target wide
+    length, target = span.length, span.target
+    centre = (2 * torch.arange(span.start, span.stop) + 1) * length - target  # an LR pixel is 2 * target wide
     before = torch.div(centre, 2 * target, rounding_mode='floor')
     fraction = (centre - before * 2 * target).double() / (2 * target)
-    return before, torch.stack(((1 - fraction) * (before >= 0), fraction * (before + 1 < length)))
+    return before - span.first, torch.stack(((1 - fraction) * (before >= 0), fraction * (before + 1 < length)))
+
+
+def resize(frame: Tensor, place: Place) -> Tensor:
+    """A place of the bilinearly enlarged frame, (b, 3, h, w) -> (b, 3, H, W); the border is repeated."""
+    for dim, span in zip((2, 3), place):
+        before, weights = bilinear_taps(span)
+        fraction = torch.where(weights[0] + weights[1] < 1, 0.0, weights[1])
+        before = before.clamp(0, frame.size(dim) - 1)
+        after = (before + 1).clamp(max=frame.size(dim) - 1)
+        fraction = fraction.to(frame).view(-1, *[1] * (3 - dim))
+        first, second = (frame.index_select(dim, index.to(frame.device)) for index in (before, after))
+        frame = torch.lerp(first, second, fraction)
+    return frame
 
 
 def interpolate(x: Tensor, dim: int, index: Tensor, weights: Tensor) -> Tensor:

@@ -21,6 +21,10 @@ and `upsample` also, of up to `num_lookahead` frames (an attribute of the networ
     next_states      the forward pass's states, which must not need the backward pass's
     flows_to_next    the flows from frame i to each
 
+and, of networks that enlarge to any size,
+
+    places           where the result lies (`scales.Place`): one for all of a batch, or one of each; always there
+
 A network that makes frames between those it is given (`time_scale = 2`) gives in `upsample` of each frame but the last
 the one after it too: (b, 6, s * h, s * w).
 
@@ -41,13 +45,14 @@ import torch
 from torch import Tensor, nn
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.scales import Place, scaled_size, whole_place
 
 State = Union[Tensor, 'tuple[Tensor, ...]']
 NEIGHBOURS = {'previous': -1, 'next': 1}
 INPUTS = (
     *('frame', 'feat', 'state', 'backward_state'),
     *(name for side in NEIGHBOURS for name in (f'{side}_frame', f'{side}_feat', f'flow_to_{side}')),
-    *('next_states', 'flows_to_next'),
+    *('next_states', 'flows_to_next', 'places'),
 )
 STEPS = ('backward_step', 'forward_step', 'upsample')
 CAME_FROM = {'backward_step': 1, 'forward_step': -1}  # where a pass's previous frame lies
@@ -108,10 +113,18 @@ class Clip:
         steps: The network, or what has its steps.
         frames: (b, 3, h, w) each, read by index; their number, which may grow, is how far the clip is known.
         run: Calls a step: (step, **inputs) -> its result.
+        places: Where the results lie; None: everywhere, the frames enlarged by the network's scale.
     """
 
-    def __init__(self, steps: Steps, frames: Sequence[Tensor], run: Callable[..., State] = call):
+    def __init__(
+        self,
+        steps: Steps,
+        frames: Sequence[Tensor],
+        run: Callable[..., State] = call,
+        places: tuple[Place, ...] | None = None,
+    ):
         self.frames = frames
+        self._places = places
         self._steps = steps
         self._run = run
         self._known = {}  # (what, i, ...) -> tensor
@@ -152,8 +165,14 @@ class Clip:
         names = self._steps.step_inputs(name)
         if 'next_states' in names:
             states['next_states'] = self._next_states(i, state)
+        if 'places' in names:
+            states['places'] = self._places or self._everywhere(i)
         inputs = {what: states[what] if what in states else self._input(what, i, beyond) for what in names}
         return self._run(getattr(self._steps, name), **inputs)
+
+    def _everywhere(self, i: int) -> tuple[Place, ...]:
+        size = tuple(self.frame(i).shape[-2:])
+        return (whole_place(size, scaled_size(size, self._steps.scale)),)
 
     def _next(self, i: int) -> range:
         if self._steps.num_lookahead < 1:
@@ -221,7 +240,11 @@ def _parts(items: Sequence, size: int) -> list[Sequence]:
 
 
 def run_clip(
-    steps: Steps, x: Tensor, run: Callable[..., State] = call, batch: int | None = None
+    steps: Steps,
+    x: Tensor,
+    run: Callable[..., State] = call,
+    batch: int | None = None,
+    places: tuple[Place, ...] | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     """Upscale a clip by the steps of a network: what `forward` does.
 
@@ -231,12 +254,13 @@ def run_clip(
         run: Calls a step: (step, **inputs) -> its result.
         batch: How many frames' features and pairs' flows are computed at once, before the passes begin; None for one by
             one, as they are needed, which gives the very values of upscaling.
+        places: As of `Clip`.
 
     Returns:
         (b, t, 3, s * h, s * w), with 2 * t - 1 frames of a network of twice the frame rate; a tuple, of which this is
         the first, where `upsample` gives one.
     """
-    clip = Clip(steps, x.unbind(1), run)
+    clip = Clip(steps, x.unbind(1), run, places)
     if batch is not None:
         clip.compute_ahead(batch)
     backward_states = [None] * len(clip)
@@ -266,11 +290,12 @@ class RecurrentNetwork(Steps, nn.Module):
     input_type = 'sequence'
     colour = 'rgb'
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, places: tuple[Place, ...] | None = None) -> Tensor:
         """Upscale a clip, frame by frame.
 
         Args:
             x: (b, t, 3, h, w), RGB in [0, 1]; (b, t, 1, h, w), luma, for a network of luma.
+            places: As of `Clip`, for a network that enlarges to any size.
 
         Returns:
             (b, t, 3, s * h, s * w), or of one channel.
@@ -283,4 +308,4 @@ class RecurrentNetwork(Steps, nn.Module):
             raise InputError(
                 f'{type(self).__name__} takes frames of shape (b, t, {channels}, h, w), but got {tuple(x.shape)}.'
             )
-        return run_clip(self, x)
+        return run_clip(self, x, places=places)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from basicsr_plugins.data.clips import ClipReader, check_scale, paired_clips
+from basicsr_plugins.data.any_scale import CroppedReader
+from basicsr_plugins.data.bd_lr import DegradedReader
+from basicsr_plugins.data.clips import ClipReader, check_sizes, paired_clips
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.data.vsr_test_dataset import ClipFrames
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.scales import Scale, describe_scale
 
 # first what is downsampled bicubically; {} is the scale
 LQ_FOLDERS = ('BIx{}', 'BI', 'bicubic', 'sharp_bicubic', 'LR_bicubic/X{}', 'LR', 'LQ', 'BDx{}', 'BD', 'blur')
@@ -65,11 +68,12 @@ def fingerprint(paths: Iterable[str | os.PathLike]) -> str:
     return digest.hexdigest()
 
 
-def find_roots(data: str | Path, scale: int) -> tuple[Path, Path]:
+def find_roots(data: str | Path, scale: Scale, degradation: str | None = None) -> tuple[Path, Path]:
     """The folders or LMDBs of LQ and GT below a test set's folder.
 
     Vid4, REDS4, UDM10: `<data>/GT/<clip>` and `<data>/BIx4/<clip>` (or `sharp_bicubic`, ...), as folders or `*.lmdb`.
-    SPMC: `<data>/<clip>/truth` and `<data>/<clip>/input4`; there both are `<data>`.
+    SPMC: `<data>/<clip>/truth` and `<data>/<clip>/input4`; there both are `<data>`. With a `degradation`, which makes
+    LQ of GT, both are that of GT.
 
     Raises:
         InputError: If neither is found.
@@ -79,38 +83,45 @@ def find_roots(data: str | Path, scale: int) -> tuple[Path, Path]:
         raise InputError(f'there is no folder {data}.')
     if any(data.glob(f'*/{CLIP_GT_FOLDER}')):
         return data, data
-    gt = _first_folder(data, GT_FOLDERS, scale)
-    lq = _first_folder(data, LQ_FOLDERS, scale)
+    asked = describe_scale(scale)
+    gt = _first_folder(data, GT_FOLDERS, asked)
+    lq = _first_folder(data, LQ_FOLDERS, asked) if degradation is None else gt
     if gt is None or lq is None:
         missing, tried = ('GT', GT_FOLDERS) if gt is None else ('LQ', LQ_FOLDERS)
         raise InputError(
-            f'{data}: found no folder of {missing} clips ({", ".join(tried).format(*[scale] * len(tried))}); '
-            'name the folders of LQ and GT themselves.'
+            f'{data}: found no folder of {missing} clips ({", ".join(tried).format(*[asked] * len(tried))}); '
+            'name the folders of LQ and GT themselves, or a degradation that makes LQ of GT.'
         )
     return lq, gt
 
 
-def _first_folder(data: Path, names: tuple[str, ...], scale: int) -> Path | None:
+def _first_folder(data: Path, names: tuple[str, ...], scale: str) -> Path | None:
     folders = [data / (name.format(scale) + suffix) for name in names for suffix in ('', '.lmdb')]
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def open_clips(lq_root: str | Path, gt_root: str | Path, scale: int) -> list[BenchmarkClip]:
+def open_clips(
+    lq_root: str | Path, gt_root: str | Path, scale: Scale, degradation: str | None = None
+) -> list[BenchmarkClip]:
     """The clips of two folders or LMDBs, sorted by name; of each the first frames' sizes are checked.
 
     Args:
         lq_root, gt_root: Folders of clips, or LMDBs; the same folder for the layout of SPMC.
-        scale: GT is that many times as large.
+        scale: GT is that many times as large, rounded.
+        degradation: Makes LQ of GT, which is cropped so that its size is LQ's, scaled; of `any_scale.BICUBIC`.
 
     Raises:
         InputError: If a clip or a frame is missing on one side, or a size does not fit.
     """
     lq, gt = _reader(lq_root, 'LQ'), _reader(gt_root, 'GT')
-    same = Path(lq_root).resolve() == Path(gt_root).resolve()
+    same = Path(lq_root).resolve() == Path(gt_root).resolve() and degradation is None
+    if degradation is not None:
+        gt = CroppedReader(gt, scale)
+        lq = DegradedReader(gt, degradation, scale)
     pairs = _paired_subfolders(lq, scale) if same else [(one.name, one, two) for one, two in paired_clips(lq, gt, None)]
     clips = []
     for name, lq_clip, gt_clip in pairs:
-        check_scale(
+        check_sizes(
             lq.read(lq_clip.name, lq_clip.frames[0]),
             gt.read(gt_clip.name, gt_clip.frames[0]),
             scale,
@@ -126,8 +137,9 @@ def _reader(root: str | Path, key: str) -> ClipReader:
     return ClipReader(root, {'type': 'lmdb' if (Path(root) / 'data.mdb').is_file() else 'disk'}, key)
 
 
-def _paired_subfolders(reader: ClipReader, scale: int) -> list[tuple[str, ClipInfo, ClipInfo]]:
+def _paired_subfolders(reader: ClipReader, scale: Scale) -> list[tuple[str, ClipInfo, ClipInfo]]:
     """`<clip>/truth` with the first of `<clip>/input4`, `<clip>/bicubic4`, `<clip>/blur4` that there is."""
+    scale = describe_scale(scale)
     found = {clip.name: clip for clip in reader.clips()}
     pairs = []
     for gt_name in sorted(name for name in found if name.endswith(f'/{CLIP_GT_FOLDER}')):

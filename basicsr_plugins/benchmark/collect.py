@@ -15,6 +15,7 @@ from basicsr_plugins.benchmark.profile import MACS_METHOD, MEMORY_METHOD, TIME_M
 from basicsr_plugins.benchmark.results import METRICS, Results, Row, Values
 from basicsr_plugins.benchmark.settings import Benchmark
 from basicsr_plugins.benchmark.tables import COSTS
+from basicsr_plugins.scales import describe_scale
 
 
 def collect(files: Cache, methods: Sequence[Method], clips: Sequence[BenchmarkClip], published: list[Row]) -> Results:
@@ -82,9 +83,9 @@ def _settings(benchmark: Benchmark) -> dict:
     if protocol.max_frames is not None:
         frames += f' of the first {protocol.max_frames}'
     return {
-        'lq': str(benchmark.lq_root),
+        'lq': str(benchmark.lq_root) if protocol.degradation is None else f'{protocol.degradation}, made of the GT',
         'gt': str(benchmark.gt_root),
-        'scale': protocol.scale,
+        'scale': describe_scale(protocol.scale),
         'channel': 'Y' if protocol.y_channel else 'RGB',
         'crop_border': protocol.crop_border,
         'frames': frames,

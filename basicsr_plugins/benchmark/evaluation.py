@@ -21,6 +21,7 @@ from basicsr_plugins.benchmark.results import METRICS
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import write_atomically
 from basicsr_plugins.models.vsr_model import BORDER_FRAMES, frame_metric
+from basicsr_plugins.scales import Scale
 
 MAX_CROP = 160
 SSIM_WINDOW = 11
@@ -36,7 +37,8 @@ class Protocol:
         inner_frames: Whether the first and the last two frames do not count.
         max_frames: How many frames of each clip are restored; None for all.
         padding: As in `restoration.restore_frames`.
-        scale: Upscaling factor.
+        scale: Upscaling factor, or two, vertical and horizontal.
+        degradation: How LQ is made of GT, of `any_scale.BICUBIC`; None where LQ clips are given.
     """
 
     y_channel: bool = True
@@ -44,7 +46,8 @@ class Protocol:
     inner_frames: bool = False
     max_frames: int | None = None
     padding: str = 'reflection_circle'
-    scale: int = 4
+    scale: Scale = 4
+    degradation: str | None = None
 
     def num_frame(self, clip: BenchmarkClip) -> int:
         """How many frames of a clip are restored."""

@@ -17,7 +17,7 @@ from basicsr_plugins.data.vsr_test_dataset import ClipFrames
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.models.entries import NetworkEntry, parse_network
-from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.network_spec import require_scale, spec_of
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.video.images import ImageSource, list_images
 
@@ -103,10 +103,10 @@ class NetworkMethod:
         """The network, in eval mode, on the CPU.
 
         Raises:
-            InputError: If it cannot be built, or does not fit its checkpoint.
+            InputError: If it cannot be built, does not fit its checkpoint, or upscales by other factors.
         """
         net = self.entry.build()
-        fit_scale(net, protocol.scale)
+        require_scale(net, protocol.scale)
         return net
 
     def on_runtime(self, net: nn.Module) -> nn.Module:

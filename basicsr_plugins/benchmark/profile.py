@@ -144,12 +144,19 @@ def _functions_for_meta_tensors(counter: MacCounter) -> Iterator[None]:
         counter.macs += _imresize_macs(img.shape, scale, antialiasing)
         return img.new_zeros(img.shape[0], *(math.ceil(length * scale) for length in img.shape[1:]))
 
+    def make_bicubic(images, place):
+        height, width = (span.stop - span.start for span in place)
+        out = images.new_zeros(*images.shape[:-2], height, width)
+        counter.macs += 4 * (out.numel() + out[..., 0].numel() * images.size(-1))  # 4 taps along each side
+        return out
+
     with ExitStack() as stack:
         # one for all backends: our own would be counted by its steps, and mmcv's knows no shapes without data
         backends = dict.fromkeys(deform_conv._BACKENDS, deform_conv._torchvision)
         stack.enter_context(_replaced(deform_conv, '_BACKENDS', backends))
         # the toolbox's goes line by line, which takes a second for each frame
         stack.enter_context(_replaced(bicubic_arch, 'imresize', imresize))
+        stack.enter_context(_replaced(bicubic_arch, 'make_bicubic', make_bicubic))
         # knows no meta device, and changes no shape
         stack.enter_context(_replaced(torch, 'autocast', lambda *args, **kwargs: nullcontext()))
         yield

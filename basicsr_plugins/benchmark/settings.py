@@ -61,7 +61,7 @@ class Benchmark:
         Raises:
             InputError: If two have the same name, or one is called GT.
         """
-        first = NetworkMethod(bicubic(self.protocol.scale), needs_weights=False)
+        first = NetworkMethod(bicubic(), needs_weights=False)
         others = [method for method in self.others if method.describe().get('type') != first.describe()['type']]
         names = [method.name for method in (first, *others)]
         for name in names:
@@ -82,7 +82,7 @@ class Benchmark:
             InputError: If one is asked for that is not there, or no frame of one counts, or none of its pixels, or a
                 method cannot be measured on them.
         """
-        clips = open_clips(self.lq_root, self.gt_root, self.protocol.scale)
+        clips = open_clips(self.lq_root, self.gt_root, self.protocol.scale, self.protocol.degradation)
         known = [clip.name for clip in clips]
         for name in self.clip_names:
             if name not in known:

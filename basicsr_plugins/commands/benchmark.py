@@ -3,6 +3,7 @@
     python scripts/benchmark.py --data datasets/Vid4 --config options/benchmark_Vid4.yml -o results/benchmark_Vid4
     python scripts/benchmark.py --data datasets/REDS4 --channel rgb --network options/train_EFAR_REDS.yml \\
         --network BasicVSR:num_feat=64,num_block=30@experiments/pretrained_models/BasicVSR_REDS4.pth
+    python scripts/benchmark.py --data datasets/Vid4 --degradation bicubic --scale 2 2.5 3 4 3.5x2 --network ...
     python scripts/benchmark.py --data datasets/Vid4 --network theirs=frames:results/of_another_program
     torchrun --nproc_per_node=2 scripts/benchmark.py ...
 
@@ -22,14 +23,17 @@ import torch
 
 from basicsr_plugins.benchmark.clips import find_roots
 from basicsr_plugins.benchmark.evaluation import Protocol
-from basicsr_plugins.benchmark.methods import NetworkMethod, parse_method
+from basicsr_plugins.benchmark.methods import Method, NetworkMethod, parse_method
 from basicsr_plugins.benchmark.runner import run_benchmark
+from basicsr_plugins.benchmark.scales import run_scales, scales_table
 from basicsr_plugins.benchmark.settings import Benchmark, ProfileSettings
 from basicsr_plugins.benchmark.tables import terminal_table
+from basicsr_plugins.data.any_scale import BICUBIC
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import parse_size
 from basicsr_plugins.models.entries import read_network_list
 from basicsr_plugins.models.restoration import PADDING_MODES
+from basicsr_plugins.scales import Scale, parse_scale
 from basicsr_plugins.upscaling import choose_device
 
 
@@ -52,7 +56,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument('--gt', type=Path, help='GT clips, likewise')
     group.add_argument('--clips', nargs='+', default=[], help='only these')
     group.add_argument('--max-frames', type=int, help='only the first frames of each clip')
-    group.add_argument('--scale', type=int, default=4)
+    group.add_argument(
+        '--scale',
+        nargs='+',
+        default=['4'],
+        help='a factor, or two, horizontal by vertical, 3.5x2; several make one report of all',
+    )
+    group.add_argument('--degradation', choices=BICUBIC, help='make LQ of GT, at any scale')
     group.add_argument('--padding', default='reflection_circle', choices=PADDING_MODES, help='of windows at the ends')
     group = parser.add_argument_group('what counts')
     group.add_argument(
@@ -90,15 +100,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     methods = [parse_method(text) for text in args.network]
     if args.config is not None:
         methods += [NetworkMethod(entry) for entry in read_network_list(args.config)]
-    lq_root, gt_root = clip_roots(args)
-    for name in ('max_frames', 'scale', 'profile_frames', 'profile_repeat'):
+    scales = list(dict.fromkeys(parse_scale(text, '--scale') for text in args.scale))
+    for name in ('max_frames', 'profile_frames', 'profile_repeat'):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f'--{name.replace("_", "-")} must be at least 1, but is {value}.')
     if args.crop_border < 0:
         raise InputError(f'--crop-border must not be negative, but is {args.crop_border}.')
+    benchmarks = [make_benchmark(args, methods, scale, argv) for scale in scales]
+    if len(benchmarks) > 1:
+        found = run_scales(benchmarks, args.output)
+        text = None if found is None else scales_table(found)
+    else:
+        results = run_benchmark(benchmarks[0])
+        text = None if results is None else terminal_table(results)
+    if text is not None:
+        print(text)
+        for name in ('results.csv', 'results.json', 'report.html'):
+            print(args.output / name)
+
+
+def make_benchmark(
+    args: argparse.Namespace, methods: Sequence[Method], scale: Scale, argv: Sequence[str] | None
+) -> Benchmark:
+    """The benchmark of one scale."""
+    lq_root, gt_root = clip_roots(args, scale)
     profile = ProfileSettings(parse_size(args.profile_size, '--profile-size'), args.profile_frames, args.profile_repeat)
-    benchmark = Benchmark(
+    return Benchmark(
         out=args.output,
         others=methods,
         lq_root=lq_root,
@@ -110,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             inner_frames=args.frames == 'inner',
             max_frames=args.max_frames,
             padding=args.padding,
-            scale=args.scale,
+            scale=scale,
+            degradation=args.degradation,
         ),
         device=device_name(args.device),
         profile=None if args.no_profile else profile,
@@ -120,19 +149,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         title=args.title or (args.data or gt_root).resolve().name,
         command=shlex.join(['python', *sys.argv] if argv is None else ['basicsr-plugins', 'benchmark', *argv]),
     )
-    results = run_benchmark(benchmark)
-    if results is not None:
-        print(terminal_table(results))
-        for name in ('results.csv', 'results.json', 'report.html'):
-            print(args.output / name)
 
 
-def clip_roots(args: argparse.Namespace) -> tuple[Path, Path]:
-    """The folders of LQ and of GT."""
+def clip_roots(args: argparse.Namespace, scale: Scale) -> tuple[Path, Path]:
+    """The folders of LQ and of GT; both that of GT where LQ is made of it."""
     if args.data is not None and (args.lq is not None or args.gt is not None):
         raise InputError('give either --data, or --lq and --gt.')
     if args.data is not None:
-        return find_roots(args.data, args.scale)
+        return find_roots(args.data, scale, args.degradation)
+    if args.degradation is not None and args.gt is not None and args.lq is None:
+        return args.gt, args.gt
     if args.lq is None or args.gt is None:
         raise InputError('name the clips by --data, or by --lq and --gt.')
     return args.lq, args.gt

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     options = {name: getattr(args, name) for name in ('num_worker', 'layout', 'compress_level', 'verify', 'force')}
     if args.command == 'reds':
-        pack_reds(args.root, **options)
+        pack_reds(args.root, scale=args.scale, **options)
     else:
         pack_folder(args.source, args.lmdb, args.meta_info, **options)
 
@@ -47,6 +47,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'reds', help='pack train_sharp and train_sharp_bicubic/X4, regrouped, and list the clips'
     )
     reds.add_argument('--root', default='datasets/REDS', help='default: %(default)s')
+    reds.add_argument('--scale', type=int, default=4, help='of the LR clips, train_sharp_bicubic/X4; default: 4')
     folder = commands.add_parser('folder', help='pack any folder of clips')
     folder.add_argument('source', help='folder with a folder of images for each clip')
     convert = commands.add_parser('convert', help='pack the frames of an LMDB in another layout')

@@ -2,6 +2,7 @@
 
     python scripts/upscale.py film.mp4 -o film_x4.mp4
     python scripts/upscale.py film.mp4 -o film_x4.mp4 --weights experiments/EFAR_REDS/models/net_g_latest.pth
+    python scripts/upscale.py film.mp4 -o film_1080.mp4 --fit 1920x1080 --weights experiments/BasicAVSR_REDS/...
     python scripts/upscale.py frames/ -o frames_x4/ --weights basicvsr_reds4.pth
     python scripts/upscale.py 'frames/*.png' -o film.mkv --codec hevc --fps 24 --compare film_compare.mkv ...
 
@@ -25,6 +26,7 @@ from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.precision import choose_dtype
 from basicsr_plugins.inference.sessions import RUNTIMES
 from basicsr_plugins.inference.settings import UpscaleSettings
+from basicsr_plugins.output_size import parse_output_size
 from basicsr_plugins.upscaling import choose_weights, load_network, upscale
 from basicsr_plugins.upscaling_shared import is_shared, upscale_shared
 from basicsr_plugins.video.media import VideoSettings
@@ -63,7 +65,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=('auto', *DTYPES),
         help="of the computation; auto: the fastest that is as good as float32 on the film's first frames",
     )
-    group.add_argument('--scale', type=int, help='of a network that takes enlarged frames, as TOFlow (default 4)')
+    group = parser.add_argument_group('size (default: as the network enlarges; of one that cannot, frames are resized)')
+    group.add_argument('--scale', help='a factor, 2.7 or 8/3, or two, horizontal by vertical, 3x1.5; from 1 to 16')
+    group.add_argument('--size', metavar='WxH', help='the size of the frames, as 1920x1080')
+    group.add_argument('--fit', metavar='WxH', help='the largest size that fits in, the shape of the picture kept')
     group = parser.add_argument_group('propagation')
     group.add_argument(
         '--mode', default='exact', choices=('exact', 'stream'), help='exact: as one pass over the whole film (default)'
@@ -96,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: If something that the user gave cannot be used.
     """
     args = parse_args(argv)
+    output_size = parse_output_size(args.scale, args.size, args.fit)
     is_first = not is_shared() or os.environ['RANK'] == '0'
     if is_shared() and (args.compare or args.dtype == 'auto'):
         raise InputError('--compare and --dtype auto are for one process; leave them out under torchrun.')
@@ -104,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         weights, note = choose_weights(args.input, args.device)
         if is_first:
             print(f'note: {note or f"the weights are {weights}."}', file=sys.stderr)
-    load = partial(load_network, weights, args.network, args.device, args.scale, args.runtime)
+    load = partial(load_network, weights, args.network, args.device, None, args.runtime)
     if args.dtype == 'auto':
         dtype, why = choose_dtype(load, open_source(args.input))
         print(f'note: {why}', file=sys.stderr)
@@ -132,10 +138,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         segment_frames=args.segment_frames,
     )
     try:
+        files = (net, args.input, args.output, settings, video, args.resume, args.force)
         if is_shared():
-            upscale_shared(net, args.input, args.output, settings, video, args.resume, args.force)
+            upscale_shared(*files, output_size=output_size)
         else:
-            upscale(net, args.input, args.output, settings, video, args.resume, args.force, args.compare)
+            upscale(*files, args.compare, output_size=output_size)
     except KeyboardInterrupt:
         print('What is finished is kept; the same command with --resume goes on.', file=sys.stderr)
         raise

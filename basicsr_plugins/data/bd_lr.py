@@ -24,10 +24,12 @@ from basicsr.data.data_util import duf_downsample
 from torch import Tensor
 from torch.nn import functional as F
 
+from basicsr_plugins.data.any_scale import BICUBIC, shrink_image
 from basicsr_plugins.data.clips import ClipReader
 from basicsr_plugins.data.frame_formats import DecodedFrame
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.errors import InputError, suggest
+from basicsr_plugins.scales import Scale, describe_scale
 
 SCALE = 4
 
@@ -53,7 +55,7 @@ def bd_downsample(frames: Tensor, name: str, scale: int = SCALE) -> Tensor:
     return CONVENTIONS[name](frames)
 
 
-def check_convention(name: str, scale: int) -> None:
+def check_convention(name: str, scale: Scale) -> None:
     """Refuse an unknown name, or another scale than 4.
 
     Raises:
@@ -62,7 +64,7 @@ def check_convention(name: str, scale: int) -> None:
     if name not in CONVENTIONS:
         raise InputError(f'there is no degradation {name!r}; {suggest(name, CONVENTIONS)}')
     if scale != SCALE:
-        raise InputError(f'{name} is defined for scale {SCALE}, but the scale is {scale}.')
+        raise InputError(f'{name} is defined for scale {SCALE}, but the scale is {describe_scale(scale)}.')
 
 
 def bd_downsample_images(images: np.ndarray, name: str, scale: int = SCALE) -> np.ndarray:
@@ -90,23 +92,32 @@ class DegradedReader:
 
     Args:
         gt: Reads the GT.
-        name, scale: As in `bd_downsample`.
+        name: One of `CONVENTIONS`, or of `any_scale.BICUBIC`.
+        scale: 4; any for bicubic.
 
     Raises:
-        InputError: If the name is unknown or the scale is another than 4.
+        InputError: If the name is unknown or the scale cannot be.
     """
 
-    def __init__(self, gt: ClipReader, name: str, scale: int):
-        check_convention(name, scale)
+    def __init__(self, gt: ClipReader, name: str, scale: Scale):
+        if name not in BICUBIC:
+            check_convention(name, scale)
         self.gt, self.name, self.scale = gt, name, scale
-        self.root = gt.root
+        self.root, self.is_lmdb = gt.root, gt.is_lmdb
 
     def clips(self) -> list[ClipInfo]:
         return self.gt.clips()
 
     def open(self, clip: str, frame: str) -> DecodedFrame:
-        """A frame of (h // 4, w // 4)."""
-        return DecodedFrame(bd_downsample_images(self.gt.read(clip, frame)[None], self.name, self.scale)[0])
+        """A frame, rounded to 8 bits as files are: (h // 4, w // 4), or `scales.lr_size` of bicubic."""
+        return DecodedFrame(self.read(clip, frame))
+
+    def read(self, clip: str, frame: str) -> np.ndarray:
+        """As `open`: (h, w, 3), BGR, uint8."""
+        image = self.gt.read(clip, frame)
+        if self.name in BICUBIC:
+            return shrink_image(image, self.name, self.scale)
+        return bd_downsample_images(image[None], self.name, self.scale)[0]
 
 
 def check_sources(where: str, opt: Mapping) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from pathlib import Path
 
@@ -20,14 +21,13 @@ from basicsr_plugins.data.preparation import (
 )
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import write_atomically
-
-SCALES = (2, 3, 4)
+from basicsr_plugins.scales import Scale, check_scale, describe_scale, lr_size, per_axis, scaled_size, whole_factor
 
 
 def make_bicubic_lr(
     source: StrPath,
     output: StrPath,
-    scale: int = 4,
+    scale: Scale = 4,
     num_worker: int | None = None,
     degradation: str | None = None,
 ) -> int:
@@ -36,7 +36,8 @@ def make_bicubic_lr(
     Args:
         source: Folder of ground-truth clips, see `clips_from_folder`.
         output: Folder to write the LR clips to.
-        scale: 2, 3 or 4. Frames that it does not divide lose their last rows and columns (`mod_crop`) first.
+        scale: A factor from 1 to 16, or two, vertical and horizontal. Frames that are no LR frame's scaled size
+            (`scales.scaled_size`) lose their last rows and columns first.
         num_worker: Processes; 0 works in this process. Default: one per core.
         degradation: Instead of bicubic: blur and decimation by one of the conventions of `data.bd_lr`, x4.
 
@@ -44,11 +45,11 @@ def make_bicubic_lr(
         The number of frames made by this run.
 
     Raises:
-        InputError: A frame is missing or damaged, or too small; the folder holds LR of another scale or source.
+        InputError: A frame is missing or damaged, or too small; the folder holds LR of another scale or source; the
+            scale is out of range.
     """
     source, output = Path(source), Path(output)
-    if scale not in SCALES:
-        raise InputError(f'the scale is {scale}; give one of {SCALES}.')
+    check_scale(scale, 'the scale')
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise InputError(f'{output} lies in its own source {source}; give a path outside.')
     if degradation is not None:
@@ -64,7 +65,8 @@ def make_bicubic_lr(
     ]
     num_worker = default_num_worker() if num_worker is None else num_worker
     try:
-        with recorded(output, describe(source, clips, scale=scale, degradation=degradation)):
+        said = scale if isinstance(scale, int) else describe_scale(scale)
+        with recorded(output, describe(source, clips, scale=said, degradation=degradation)):
             for part in output.rglob('.*.part'):  # of a run that was killed while it wrote
                 part.unlink()
             return _make_frames(output, frames, scale, degradation, num_worker)
@@ -72,26 +74,39 @@ def make_bicubic_lr(
         raise InputError(cannot_write(output, error)) from error
 
 
-def bicubic_downsample(image: np.ndarray, scale: int) -> np.ndarray:
-    """Crop to a multiple of `scale`, shrink with the toolbox's `imresize`, round.
+def bicubic_downsample(image: np.ndarray, scale: Scale) -> np.ndarray:
+    """Crop to what an LR frame, scaled, has (`crop_to_scale`), shrink with the toolbox's `imresize`, round.
 
     Args:
         image: (h, w) or (h, w, c), of 8 or 16 bits per value.
-        scale: Factor by which it shrinks.
+        scale: Factor by which it shrinks, or two.
 
     Returns:
-        (h // scale, w // scale) or (h // scale, w // scale, c), of the same type.
+        (h', w') or (h', w', c), of the same type; `scales.lr_size` of (h, w), that is (h // scale, w // scale) for a
+        whole factor.
     """
     # BasicSR takes seconds to import
-    from basicsr.data.transforms import mod_crop
     from basicsr.utils.matlab_functions import imresize
 
-    peak = np.iinfo(image.dtype).max
-    lq = imresize(mod_crop(image, scale).astype(np.float32) / peak, 1 / scale)
+    from basicsr_plugins.ops.bicubic import bicubic_matrix
+
+    peak, factor = np.iinfo(image.dtype).max, whole_factor(scale)
+    cropped = crop_to_scale(image, scale).astype(np.float32) / peak
+    if factor is not None:
+        lq = imresize(cropped, 1 / factor)
+    else:
+        rows, columns = (bicubic_matrix(*pair).numpy() for pair in zip(cropped.shape, lr_size(image.shape[:2], scale)))
+        lq = np.einsum('ih,hw...,jw->ij...', rows, cropped, columns, optimize=True)
     return (lq.clip(0, 1) * peak).round().astype(image.dtype)
 
 
-def downsample(image: np.ndarray, scale: int, degradation: str | None = None) -> np.ndarray:
+def crop_to_scale(image: np.ndarray, scale: Scale) -> np.ndarray:
+    """(H, W, ...) without the last rows and columns that no LR frame, scaled, has."""
+    height, width = scaled_size(lr_size(image.shape[:2], scale), scale)
+    return image[:height, :width]
+
+
+def downsample(image: np.ndarray, scale: Scale, degradation: str | None = None) -> np.ndarray:
     """As `bicubic_downsample`, or by a convention of `data.bd_lr`; of grey images too."""
     if degradation is None:
         return bicubic_downsample(image, scale)
@@ -102,7 +117,7 @@ def downsample(image: np.ndarray, scale: int, degradation: str | None = None) ->
 
 
 def _make_frames(
-    output: Path, frames: list[tuple[Path, Path]], scale: int, degradation: str | None, num_worker: int
+    output: Path, frames: list[tuple[Path, Path]], scale: Scale, degradation: str | None, num_worker: int
 ) -> int:
     todo = [(gt, lq, scale, degradation) for gt, lq in frames if not lq.exists()]
     for folder in {lq.parent for _, lq, *_ in todo}:
@@ -110,24 +125,27 @@ def _make_frames(
     if len(todo) < len(frames):
         print(f'{output}: {len(frames) - len(todo)} of {len(frames)} frames are there already.')
     cropped = {}
-    preload = ('basicsr.data.transforms', 'basicsr.utils.matlab_functions', 'basicsr_plugins.data.bd_lr')
+    preload = ('basicsr_plugins.ops.bicubic', 'basicsr.utils.matlab_functions', 'basicsr_plugins.data.bd_lr')
     with closing(in_order(_make_frame, todo, num_worker, preload)) as shapes:
         progress = tqdm(shapes, output.name, initial=len(frames) - len(todo), total=len(frames), unit='frame')
         for (h, w), (gt, *_) in zip(progress, todo):
-            if h % scale or w % scale:
+            if scaled_size(lr_size((h, w), scale), scale) != (h, w):
                 cropped[gt.parent] = (h, w)
     for clip, (h, w) in cropped.items():
-        print(f'{clip}: {w}x{h} is cropped to {w - w % scale}x{h - h % scale} before shrinking; crop the GT likewise.')
+        height, width = scaled_size(lr_size((h, w), scale), scale)
+        print(f'{clip}: {w}x{h} is cropped to {width}x{height} before shrinking; crop the GT likewise.')
     print(f'{output} holds {len(frames)} frames, {len(todo)} made now.')
     return len(todo)
 
 
-def _make_frame(gt: Path, lq: Path, scale: int, degradation: str | None) -> tuple[int, int]:
+def _make_frame(gt: Path, lq: Path, scale: Scale, degradation: str | None) -> tuple[int, int]:
     """Runs in a worker; returns the (h, w) of the ground truth."""
     image = read_image(gt)
     h, w = image.shape[:2]
-    least = (2 if degradation is None else 4) * scale
+    least = math.ceil((2 if degradation is None else 4) * max(per_axis(scale)))
     if min(h, w) < least:
-        raise InputError(f'{gt} is {w}x{h}, too small to shrink by {scale}; give frames of {least} pixels or more.')
+        raise InputError(
+            f'{gt} is {w}x{h}, too small to shrink by {describe_scale(scale)}; give frames of {least} pixels or more.'
+        )
     write_atomically(lq, encode_png(downsample(image, scale, degradation)))
     return h, w

@@ -20,6 +20,7 @@ from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_fr
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import is_cut_short
 from basicsr_plugins.option_schema import Key
+from basicsr_plugins.scales import Scale, describe_scale, scaled_size
 
 VAL_PARTITIONS = {
     'REDS4': ['000', '011', '015', '020'],
@@ -194,10 +195,12 @@ def val_clip_names(where: str, val_partition: str | Sequence[str] | None, known:
     return list(val_partition)
 
 
-def check_scale(lq: HasShape, gt: HasShape, scale: int, lq_name: str, gt_name: str) -> None:
-    """Refuse a GT frame that is not exactly `scale` times its LQ frame; both have `shape`, (h, w, ...)."""
+def check_sizes(lq: HasShape, gt: HasShape, scale: Scale, lq_name: str, gt_name: str) -> None:
+    """Refuse a GT frame that has not the scaled size of its LQ frame (`scales`); both have `shape`, (h, w, ...)."""
     (h, w), (gt_h, gt_w) = lq.shape[:2], gt.shape[:2]
-    if (gt_h, gt_w) != (h * scale, w * scale):
+    height, width = scaled_size((h, w), scale)
+    if (gt_h, gt_w) != (height, width):
         raise InputError(
-            f'{gt_name} is {gt_w}x{gt_h}, but {scale} times {lq_name} ({w}x{h}) would be {w * scale}x{h * scale}.'
+            f'{gt_name} is {gt_w}x{gt_h}, but {describe_scale(scale)} times {lq_name} ({w}x{h}) would be '
+            f'{width}x{height}.'
         )

@@ -18,18 +18,21 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from basicsr_plugins.data.any_scale import BICUBIC, shrink_frames
 from basicsr_plugins.data.bd_lr import CONVENTIONS, bd_downsample, check_convention
 from basicsr_plugins.data.degradation_presets import DEFAULTS, PRESETS
 from basicsr_plugins.data.degradation_steps import FILTERS, KERNELS, apply_steps
 from basicsr_plugins.data.degradation_video import DECODERS, SPEEDS
 from basicsr_plugins.errors import InputError, check_keys, suggest
+from basicsr_plugins.ops.bicubic import bicubic_matrix
+from basicsr_plugins.scales import lr_size
 
 NAMES = {  # what the keys that list names may hold
     ('blur', 'kinds'): KERNELS,
@@ -140,10 +143,10 @@ def _lies_in(value, low: float, high: float) -> bool:
 
 
 def lq_maker(where: str, option: str | Sequence[Mapping], scale: int) -> Callable[..., Tensor]:
-    """What makes LQ patches of GT patches in training: a convention of `bd_lr`, a preset, or a list of steps.
+    """What makes LQ patches of GT patches in training: bicubic, a convention of `bd_lr`, a preset, or a list of steps.
 
     Args:
-        where, option: As in `read_degradation`; `option` may also be a name of `bd_lr.CONVENTIONS`.
+        where, option: As in `read_degradation`; `option` may also be of `any_scale.BICUBIC` or `bd_lr.CONVENTIONS`.
         scale: s.
 
     Returns:
@@ -152,13 +155,19 @@ def lq_maker(where: str, option: str | Sequence[Mapping], scale: int) -> Callabl
     Raises:
         InputError: As `read_degradation`, or if a convention is not defined for the scale.
     """
-    known = (*CONVENTIONS, *PRESETS)
+    known = (*BICUBIC, *CONVENTIONS, *PRESETS)
     if isinstance(option, str) and option not in known:
         raise InputError(f'{where}: there is no degradation {option!r}; {suggest(option, known)}')
+    if isinstance(option, str) and option in BICUBIC:
+        return partial(_make_bicubic, name=option, scale=scale)
     if isinstance(option, str) and option in CONVENTIONS:
         check_convention(option, scale)
         return partial(_make_blurred, name=option, scale=scale)
     return partial(_make_degraded, steps=read_degradation(where, option), scale=scale)
+
+
+def _make_bicubic(gt: Tensor, rng: np.random.Generator, name: str, scale: int) -> Tensor:
+    return shrink_frames(gt, name, lr_size(gt.shape[-2:], scale))
 
 
 def _make_blurred(gt: Tensor, rng: np.random.Generator, name: str, scale: int) -> Tensor:
@@ -221,17 +230,8 @@ def shrink_bicubic(frames: np.ndarray, scale: int) -> np.ndarray:
     """
     h, w = frames.shape[1:3]
     channels = np.ascontiguousarray(frames.transpose(0, 3, 1, 2), np.float32)
-    small = _bicubic_matrix(h, scale) @ (channels @ _bicubic_matrix(w, scale).T)
+    rows, columns = (bicubic_matrix(length, length // scale).numpy() for length in (h, w))
+    small = rows @ (channels @ columns.T)
     if frames.dtype == np.uint8:
         small = np.rint(small).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(small.transpose(0, 2, 3, 1))
-
-
-@lru_cache(maxsize=16)
-def _bicubic_matrix(length: int, scale: int) -> np.ndarray:
-    """What `imresize` does along one side: (length / scale, length) float32."""
-    from basicsr.utils.matlab_functions import imresize
-
-    # of a picture that is constant across, only what happens along counts
-    columns = [imresize(np.repeat(row[:, None], 4 * scale, axis=1), 1 / scale)[:, 0] for row in np.eye(length)]
-    return np.stack(columns, axis=1).astype(np.float32)

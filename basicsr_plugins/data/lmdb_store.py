@@ -130,22 +130,24 @@ def pack_folder(
         print(f'{meta_info} lists {len(clips)} clips.')
 
 
-def pack_reds(root: StrPath, num_clip: int = 270, **options) -> None:
+def pack_reds(root: StrPath, num_clip: int = 270, scale: int = 4, **options) -> None:
     """Pack REDS, regrouped, under the toolbox's names.
 
     From `train_sharp` and `train_sharp_bicubic/X4` it makes `train_sharp_with_val.lmdb`,
-    `train_sharp_bicubic_with_val.lmdb` and `meta_info_REDS_GT.txt`.
+    `train_sharp_bicubic_with_val.lmdb` and `meta_info_REDS_GT.txt`; of another scale, for which the toolbox has no
+    name, `train_sharp_bicubic_X2_with_val.lmdb`.
 
     Args:
         root: The REDS folder.
         num_clip: Number of clips in each folder.
+        scale: Of the LR clips, which REDS has for 4 and `make_bicubic_lr` makes.
         **options: Arguments of `pack_folder`.
 
     Raises:
         InputError: Clips or frames are missing or the validation clips are not regrouped; and as `pack_folder`.
     """
     root = Path(root)
-    gt, lq = root / 'train_sharp', root / 'train_sharp_bicubic' / 'X4'
+    gt, lq = root / 'train_sharp', root / 'train_sharp_bicubic' / f'X{scale}'
     meta_info = root / 'meta_info_REDS_GT.txt'
     lengths = {}
     for folder in (gt, lq):
@@ -165,7 +167,8 @@ def pack_reds(root: StrPath, num_clip: int = 270, **options) -> None:
                 f'clip {name} has {num_frame} frames in {gt} and {lengths[lq][name]} in {lq}; restore what is missing.'
             )
     pack_folder(gt, root / 'train_sharp_with_val.lmdb', meta_info, **options)
-    pack_folder(lq, root / 'train_sharp_bicubic_with_val.lmdb', **options)
+    name = 'train_sharp_bicubic' if scale == 4 else f'train_sharp_bicubic_X{scale}'
+    pack_folder(lq, root / f'{name}_with_val.lmdb', **options)
 
 
 def _check_settings(layout: str, compress_level: int | None) -> int:

@@ -14,6 +14,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
+from basicsr_plugins.data.any_scale import patch_scale
 from basicsr_plugins.data.degradation import degrade_clip, lq_maker, read_degradation, shrink_bicubic
 from basicsr_plugins.data.sampling import SeededIndex, SeededSampler
 from basicsr_plugins.data.synthetic_motion import Material, lr_flow, make_layers, render
@@ -85,7 +86,8 @@ class SyntheticMotionDataset(Dataset):
         where = f'datasets: {opt.get("name", "train")}'
         check_dataset_options(type(self), opt)
         self.opt = opt
-        self.num_frame, self.gt_size, self.scale = opt['num_frame'], opt['gt_size'], opt['scale']
+        self.num_frame, self.gt_size = opt['num_frame'], opt['gt_size']
+        self.scale = patch_scale(where, opt['scale'])
         self.length, self.flow = opt.get('length', 10000), opt.get('flow', False)
         if self.gt_size < self.scale or self.gt_size % self.scale:
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from basicsr_plugins.data.any_scale import BICUBIC, CroppedReader
 from basicsr_plugins.data.bd_lr import CONVENTIONS, DegradedReader, check_sources
-from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
+from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_sizes, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.option_file import check_dataset_options
@@ -32,7 +33,8 @@ class VSRTestDataset(Dataset):
     Args:
         opt: A section `datasets.val` or `datasets.test`. Keys:
             dataroot_lq (str), dataroot_gt (str, optional): Folders of clips, or LMDBs.
-            degradation (str, optional): Instead of `dataroot_lq`: make the LQ frames of the GT, see `data.bd_lr`.
+            degradation (str, optional): Instead of `dataroot_lq`: make the LQ frames of the GT, by bicubic of any scale
+                (`data.any_scale`) or a convention of `data.bd_lr`. GT is cropped to the scaled size of LQ.
             io_backend (dict): `type: disk` or `type: lmdb`; the layout of an LMDB is found out.
             meta_info_file (str, optional): The clips to take; default: all.
             val_partition (str | list[str], optional): Only these of them: REDS4, official, a list, or none for all.
@@ -42,7 +44,8 @@ class VSRTestDataset(Dataset):
                 frame is read when it is its turn. Default: false.
             padding (str, optional): How sliding-window networks go on beyond the ends of a clip: `replicate`,
                 `reflection`, `reflection_circle` (the default) or `circle`.
-            scale (int): Added by the toolbox.
+            scale (float | list[float]): Added by the toolbox; a factor, or two, vertical and horizontal. GT has the
+                scaled size of LQ (`scales.scaled_size`).
 
     Raises:
         InputError: If a key is unknown, missing or impossible, or the data do not fit it.
@@ -50,7 +53,7 @@ class VSRTestDataset(Dataset):
 
     option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
         **dict.fromkeys(('dataroot_lq', 'dataroot_gt'), Key('str | None')),
-        'degradation': Key('str | None', choices=tuple(CONVENTIONS), noun='degradation'),
+        'degradation': Key('str | None', choices=(*BICUBIC, *CONVENTIONS), noun='degradation'),
         'io_backend': IO_BACKEND,
         'meta_info_file': Key('str | None'),
         'val_partition': Key('str | list[str] | None'),
@@ -70,6 +73,7 @@ class VSRTestDataset(Dataset):
         gt_root = opt.get('dataroot_gt')
         self.gt = ClipReader(gt_root, opt['io_backend'], f'{where}: dataroot_gt') if gt_root is not None else None
         if opt.get('degradation') is not None:
+            self.gt = CroppedReader(self.gt, self.scale)
             self.lq = DegradedReader(self.gt, opt['degradation'], self.scale)
         else:
             self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
@@ -134,7 +138,7 @@ class VSRTestDataset(Dataset):
         if self.gt is None:
             return
         lq_clip, gt_clip = self.clips[index]
-        check_scale(
+        check_sizes(
             self.lq.open(lq_clip.name, lq_clip.frames[0]),
             self.gt.open(gt_clip.name, gt_clip.frames[0]),
             self.scale,

@@ -15,9 +15,10 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
+from basicsr_plugins.data.any_scale import BICUBIC, SCALE_RANGE_KEYS, ScaleRange, patch_scale
 from basicsr_plugins.data.augmentation import FRAMES, choose_flips, to_floats
 from basicsr_plugins.data.bd_lr import check_sources
-from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_scale, paired_clips, val_clip_names
+from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_sizes, paired_clips, val_clip_names
 from basicsr_plugins.data.degradation import lq_maker
 from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame
 from basicsr_plugins.data.meta_info import ClipInfo
@@ -25,6 +26,7 @@ from basicsr_plugins.data.sampling import SeededIndex, SeededSampler, seeded
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.option_file import check_dataset_options
 from basicsr_plugins.option_schema import Key, Schema
+from basicsr_plugins.scales import Size
 
 Frame = Union[StoredFrame, DecodedFrame]
 DEGRADATION = 4  # begins the seed of a sample's degradation
@@ -42,14 +44,19 @@ class VSRTrainDataset(Dataset):
             dataroot_gt, dataroot_lq (str): Folders of clips, or LMDBs.
             degradation (str | list[dict], optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches,
                 which may then lie at any pixel: a convention of `data.bd_lr` (not rounded to 8 bits), a preset or a
-                list of steps of `data.degradation`.
+                list of steps of `data.degradation`, or bicubic.
             io_backend (dict): `type: disk` or `type: lmdb`; the layout of an LMDB is found out.
             meta_info_file (str, optional): Lines `000 100 (720,1280,3)`; without it, the LMDB's own meta_info.txt or
                 the folders say which clips there are.
             val_partition (str | list[str], optional): Clips kept out of training: REDS4, official, a list, or none.
             test_mode (bool, optional): Take only those clips instead.
             num_frame (int): Frames in a sample.
-            gt_size (int): Side of the GT patch, in pixels, divisible by `scale`.
+            gt_size (int): Side of the GT patch, in pixels, divisible by `scale`; with `scale_range` of the crop of it.
+            scale_range (list[float], optional): The least and the greatest factor, of which each sample has its own;
+                for networks of any scale. LQ patches are made of GT, by the `degradation` `bicubic` (the default: it is
+                what LR files and films are like) or `bicubic_aliased`; see `data.any_scale`.
+            same_scale (bool, optional): Whether that is one for height and width. Default: false.
+            lq_size (int, optional): Side of the LQ patch with `scale_range`. Default: `gt_size`.
             interval_list (list[int], optional): Steps between frames, one chosen for each sample. Default: [1].
             random_reverse (bool, optional): Reverse half of the samples in time. Default: false.
             mirror (bool, optional): Let the clip run back after its end, x and reversed x: twice as many frames, of
@@ -81,11 +88,16 @@ class VSRTrainDataset(Dataset):
         'lq_interval': Key('int', default=1, low=1, high=10000),
         'uint8': Key('bool', default=False),
         **dict.fromkeys(('use_hflip', 'use_rot'), Key('bool', required=True)),
+        **SCALE_RANGE_KEYS,
     }
 
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
         check_dataset_options(type(self), opt)
+        self.scale_range = None
+        if opt.get('scale_range') is not None:
+            opt = {**opt, 'degradation': opt.get('degradation') or BICUBIC[0]}
+            self.scale_range = _read_scale_range(where, opt)
         check_sources(where, opt)
         self.opt = opt
         self.num_frame = opt['num_frame']
@@ -100,7 +112,10 @@ class VSRTrainDataset(Dataset):
         self.uint8 = opt.get('uint8', False)
         if self.uint8 and opt.get('degradation') is not None:
             raise InputError(f'{where}: degradation gives LQ patches that are not rounded; leave uint8 out.')
-        if self.gt_size < self.scale or self.gt_size % self.scale:
+        self.largest = self.scale_range.largest if self.scale_range else self.gt_size
+        if self.scale_range is None:
+            self.scale = patch_scale(where, self.scale)
+        if self.scale_range is None and (self.gt_size < self.scale or self.gt_size % self.scale):
             raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
 
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
@@ -164,8 +179,9 @@ class VSRTrainDataset(Dataset):
 
         Returns:
             `lq`: (t, 3, p, p); `gt`: (t, 3, scale * p, scale * p); both RGB, float32 in [0, 1]. `key`: `clip/number` of
-            the item, as the toolbox has it. With `uint8: true`, `lq` and `gt` are uint8 and not yet flipped, and
-            `flips` says what `to_device_samples` has to do. With `mirror: true`, 2 * t frames.
+            the item, as the toolbox has it. With `scale_range` as `ScaleRange.make_sample` says. With `uint8: true`,
+            `lq` and `gt` are uint8 and not yet flipped, and `flips` says what `to_device_samples` has to do. With
+            `mirror: true`, 2 * t frames.
         """
         if not isinstance(item, SeededIndex):
             item = SeededIndex(item, (item,))
@@ -173,7 +189,8 @@ class VSRTrainDataset(Dataset):
         lq_clip, gt_clip = self.clips[number]
         with seeded(item.seed):
             frames = self._choose_frames(first, len(lq_clip.frames))
-            sample = self._read_patches(lq_clip, gt_clip, frames)
+            size, at = self.scale_range.choose() if self.scale_range else ((self.gt_size, self.gt_size), None)
+            sample = self._read_patches(lq_clip, gt_clip, frames, size)
             flips = choose_flips(self.use_hflip, self.use_rot)
         if self.mirror:
             sample = {key: torch.cat((value, value.flip(0))) for key, value in sample.items()}
@@ -183,6 +200,8 @@ class VSRTrainDataset(Dataset):
         if self.uint8:
             return {**sample, 'flips': flips}
         sample = {key: to_floats(value, flips) if key in FRAMES else value for key, value in sample.items()}
+        if self.scale_range is not None:
+            return {**sample, **self.scale_range.make_sample(sample['gt'], self.opt['degradation'], at)}
         if self.make_lq is not None:  # after the flips, which would move the place of its pixels
             lq = self.make_lq(sample['gt'], np.random.default_rng([DEGRADATION, *item.seed]))
             sample['lq'] = lq[:: self.lq_interval]
@@ -198,17 +217,20 @@ class VSRTrainDataset(Dataset):
             frames.reverse()
         return frames
 
-    def _read_patches(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int]) -> dict:
-        """`lq` and `gt` of a sample, uint8: the same random patch of all frames; with `degradation` GT alone."""
-        size = self.gt_size // self.lq_scale
-        lqs = np.empty((len(frames), 3, size, size), np.uint8)
-        gts = np.empty((len(frames), 3, self.gt_size, self.gt_size), np.uint8)
+    def _read_patches(self, lq_clip: ClipInfo, gt_clip: ClipInfo, frames: list[int], size: Size) -> dict:
+        """`lq` and `gt` of a sample, uint8: the same random patch of all frames; with `degradation` GT alone.
+
+        `size` is that of the GT patch.
+        """
+        height, width = (side // self.lq_scale for side in size)
+        lqs = np.empty((len(frames), 3, height, width), np.uint8)
+        gts = np.empty((len(frames), 3, *size), np.uint8)
         shape = None
         for i, lq_patch, gt_patch in zip(frames, lqs, gts):
             lq, gt = self._open_pair(lq_clip, gt_clip, i)
             if shape is None:
                 shape = h, w = lq.shape[:2]
-                top, left = random.randint(0, h - size), random.randint(0, w - size)
+                top, left = random.randint(0, h - height), random.randint(0, w - width)
             elif lq.shape[:2] != shape:
                 raise InputError(f'{self._names(lq_clip, gt_clip, i)[0]} has another size than the frames before it.')
             gt.copy_patch(top * self.lq_scale, left * self.lq_scale, gt_patch)
@@ -220,10 +242,11 @@ class VSRTrainDataset(Dataset):
     def _open_pair(self, lq_clip: ClipInfo, gt_clip: ClipInfo, i: int) -> tuple[Frame, Frame]:
         gt = self.gt.open(gt_clip.name, gt_clip.frames[i])
         lq = gt if self.lq is self.gt else self.lq.open(lq_clip.name, lq_clip.frames[i])
-        check_scale(lq, gt, self.lq_scale, *self._names(lq_clip, gt_clip, i))
+        check_sizes(lq, gt, self.lq_scale, *self._names(lq_clip, gt_clip, i))
         h, w = gt.shape[:2]
-        if min(h, w) < self.gt_size:
-            raise InputError(f'gt_size is {self.gt_size}, but the frames of clip {lq_clip.name} are {w}x{h}.')
+        if min(h, w) < self.largest:
+            largest = 'gt_size is' if self.scale_range is None else 'scale_range gives patches of up to'
+            raise InputError(f'{largest} {self.largest}, but the frames of clip {lq_clip.name} are {w}x{h}.')
         return lq, gt
 
     def _names(self, lq_clip: ClipInfo, gt_clip: ClipInfo, i: int) -> tuple[str, str]:
@@ -231,3 +254,11 @@ class VSRTrainDataset(Dataset):
             f'{lq_clip.name}/{lq_clip.frames[i]} of {self.lq.root}',
             f'{gt_clip.name}/{gt_clip.frames[i]} of {self.gt.root}',
         )
+
+
+def _read_scale_range(where: str, opt: Mapping) -> ScaleRange:
+    if opt['degradation'] not in BICUBIC:
+        raise InputError(
+            f'{where}: with scale_range degradation may be {" or ".join(BICUBIC)}, but is {opt["degradation"]!r}.'
+        )
+    return ScaleRange(where, opt)

@@ -116,7 +116,8 @@ def _whole_input(spec: NetworkSpec, clip: torch.Tensor) -> torch.Tensor:
 
 
 def check_exportable(spec: NetworkSpec) -> None:
-    """Refuse networks that have no steps and take whole sequences, and those that take states of frames ahead.
+    """Refuse networks that have no steps and take whole sequences, and those that take states of frames ahead
+    or enlarge to any size.
 
     Raises:
         InputError: Naming the network.
@@ -127,6 +128,8 @@ def check_exportable(spec: NetworkSpec) -> None:
         )
     if spec.steps is not None and spec.steps.num_lookahead:
         raise InputError(f'{spec.name} takes states of frames ahead, so it cannot be exported; PyTorch runs it.')
+    if spec.steps is not None and 'places' in spec.steps.step_inputs('upsample'):
+        raise InputError(f'{spec.name} enlarges to any size, so it cannot be exported; PyTorch runs it.')
 
 
 def _present(inputs: Mapping[str, State | None]) -> list[str]:
@@ -211,7 +214,7 @@ class Export:
 
     @property
     def spec(self) -> NetworkSpec:
-        said = {field: self.manifest[field] for field in FIELDS}
+        said = {field: self.manifest[field] for field in FIELDS if field in self.manifest}  # older ones say less
         return NetworkSpec(self.manifest['network'], **{**said, 'scales': tuple(said['scales'])})
 
     def step_inputs(self) -> dict[str, list[str]]:

@@ -64,7 +64,7 @@ def measure_need(net: nn.Module, settings: UpscaleSettings) -> Need | None:
             film = torch.rand(number, 3, length, length, generator=torch.Generator().manual_seed(0))
             with PeakMemory(device) as memory:
                 for hr in upscale_frames(net, film, settings):
-                    scale = hr.size(-1) / length
+                    scale = (hr.size(-2) * hr.size(-1)) ** 0.5 / length
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             return None

@@ -71,6 +71,8 @@ def _compose(source: Traced | Export, spec: NetworkSpec, runtime: Runtime) -> nn
 
 def _may_gain(net: nn.Module, spec: NetworkSpec, dtype: torch.dtype) -> bool:
     """Whether OpenVINO is there for a network, and not sure to be slower: it keeps no features between windows."""
+    if spec.steps is not None and 'places' in spec.steps.step_inputs('upsample'):
+        return False
     converts = spec.steps is not None or (spec.input_type != 'sequence' and not hasattr(net, 'extract_features'))
     is_here = device_of(net) == torch.device('cpu') and is_installed('onnx') and is_installed('openvino')
     return converts and is_here and dtype in OpenVINO.dtypes()

@@ -18,6 +18,7 @@ from torch import Tensor
 from basicsr_plugins.archs.recurrent import State
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.buffers import tensor_on_disk
+from basicsr_plugins.scales import Place
 
 
 class Tile(NamedTuple):
@@ -31,6 +32,10 @@ class Tile(NamedTuple):
         if isinstance(value, tuple):
             return tuple(self.crop(tensor) for tensor in value)
         return None if value is None else value[(..., *self.outer)]
+
+    def place(self, place: Place) -> Place:
+        """What the tile makes of a whole frame's place."""
+        return tuple(span.part(outer, inner) for span, outer, inner in zip(place, self.outer, self.inner))
 
     def paste(self, result: Tensor, whole: Tensor, scale: int) -> None:
         """Put the inner part of the tile's result, (..., scale * outer h, scale * outer w), into the whole."""
@@ -67,7 +72,10 @@ def _split(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[sl
 
 
 class TiledRunner:
-    """Calls a step of a recurrent network tile by tile; its result may be larger by a whole factor.
+    """Calls a step of a recurrent network tile by tile.
+
+    Its result may be larger by a whole factor; by any, where the step takes `places`, and makes the part of them that
+    belongs to a tile.
 
     Args:
         tile: Side of the tiles, in LR pixels.
@@ -93,6 +101,9 @@ class TiledRunner:
         found = [value for name, value in inputs.items() if name.startswith('flow') and value is not None]
         flows = [flow for value in found for flow in (value if isinstance(value, tuple) else (value,))]
         reach = max((math.ceil(float(flow.abs().max())) for flow in flows), default=0)
+        places = inputs.pop('places', None)
+        if places is not None:
+            return self._call_at_places(step, inputs, places, reach)
         h, w = _size(inputs)
         wholes = None
         for tile in split_into_tiles((h, w), self.tile, self.overlap + reach, self.multiple):
@@ -111,6 +122,17 @@ class TiledRunner:
             for part, whole in zip(parts, wholes):
                 tile.paste(part, whole, scale)
         return wholes if isinstance(result, tuple) else wholes[0]
+
+    def _call_at_places(self, step, inputs, places: tuple[Place, ...], reach: int) -> Tensor:
+        (place,) = places  # of a whole frame
+        whole = None
+        for tile in split_into_tiles(_size(inputs), self.tile, self.overlap + reach, self.multiple):
+            part = tile.place(place)
+            result = step(**{name: tile.crop(value) for name, value in inputs.items()}, places=(part,))
+            if whole is None:
+                whole = new_whole(result, tuple(span.target for span in place), self.folder)
+            whole[(..., *(slice(span.start, span.stop) for span in part))] = result
+        return whole
 
 
 def new_whole(part: Tensor, size: tuple[int, int], folder: Path | None) -> Tensor:
@@ -153,7 +175,10 @@ def restore_tiled(
     h, w = frames[0].shape[-2:]
     tiles = split_into_tiles((h, w), tile, overlap, multiple)
     for results in zip(*(restore(CroppedFrames(frames, one)) for one in tiles)):
-        scale = results[0].size(-1) // (tiles[0].outer[1].stop - tiles[0].outer[1].start)
+        taken = [outer.stop - outer.start for outer in tiles[0].outer]
+        scale = results[0].size(-1) // taken[1]
+        if tuple(results[0].shape[-2:]) != (scale * taken[0], scale * taken[1]):
+            raise InputError('in tiles a network without steps must enlarge by a whole factor; run it without tiles.')
         whole = new_whole(results[0], (scale * h, scale * w), folder)
         for one, result in zip(tiles, results):
             one.paste(result, whole, scale)

@@ -80,9 +80,9 @@ def _flow_brought_by(checkpoint: str | None):
         logger.removeFilter(differs)
 
 
-def bicubic(scale: int) -> NetworkEntry:
-    """The first row of every table."""
-    return NetworkEntry('Bicubic', {'type': 'Bicubic', 'scale': scale})
+def bicubic() -> NetworkEntry:
+    """The first row of every table; its scale is the run's."""
+    return NetworkEntry('Bicubic', {'type': 'Bicubic'})
 
 
 def parse_network(text: str) -> NetworkEntry:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 
 from basicsr.archs.basicvsr_arch import BasicVSR, IconVSR
 from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
@@ -29,6 +30,7 @@ from torch import nn
 from basicsr_plugins.archs.basicvsr_steps import BasicVSRSteps
 from basicsr_plugins.archs.recurrent import Steps
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.scales import MAX_SCALE, Scale, describe_scale, per_axis, whole_factor
 
 CHOICES = {'input_type': ('sequence', 'window', 'image'), 'lq': ('lr', 'bicubic'), 'colour': ('rgb', 'y')}
 
@@ -42,8 +44,11 @@ class NetworkSpec:
         input_type: What one forward takes. `sequence`: (b, t, 3, h, w) -> (b, t, 3, s * h, s * w). `window`:
             (b, n, 3, h, w) -> (b, 3, s * h, s * w), the centre frame. `image`: (b, 3, h, w) -> (b, 3, s * h, s * w).
         num_frame: n of a window; else 1.
-        scale: s; None where the network does not say.
+        scale: s, a factor, or two, vertical and horizontal; None where the network does not say.
         scales: Factors that its class can be built for; empty where it does not say.
+        scale_range: The least and the greatest factor of a network that takes any between, also different ones for
+            height and width; None where `scale` is all it can.
+        trained_scales: The least and the greatest factor that its weights are trained for, where it says so.
         size_multiple: Height and width of what it takes must divide by it.
         min_size: The least height and width of what it takes.
         min_frames: The least t of a sequence.
@@ -57,8 +62,10 @@ class NetworkSpec:
     name: str
     input_type: str = 'sequence'
     num_frame: int = 1
-    scale: float | None = None
+    scale: Scale | None = None
     scales: tuple[int, ...] = ()
+    scale_range: tuple[float, float] | None = None
+    trained_scales: tuple[float, float] | None = None
     size_multiple: int = 1
     min_size: int = 1
     min_frames: int = 1
@@ -75,7 +82,14 @@ class NetworkSpec:
     @property
     def lr_multiple(self) -> int:
         """As `size_multiple`, in pixels of LR frames, which may be enlarged before the network takes them."""
-        return self.size_multiple // (math.gcd(self.size_multiple, int(self.scale)) if self.lq == 'bicubic' else 1)
+        factor = whole_factor(self.scale) if self.lq == 'bicubic' else None
+        return self.size_multiple // math.gcd(self.size_multiple, factor or 1)
+
+    def can_scale(self, scale: Scale) -> bool:
+        """Whether the network makes a scale, as it is or set to it by `fit_scale`."""
+        if self.scale_range is not None:
+            return all(self.scale_range[0] <= factor <= self.scale_range[1] for factor in per_axis(scale))
+        return self.scale is None or per_axis(self.scale) == per_axis(scale)
 
 
 FIELDS = tuple(field.name for field in fields(NetworkSpec) if field.name not in ('name', 'steps'))
@@ -92,22 +106,58 @@ def spec_of(net: nn.Module) -> NetworkSpec:
     steps = described.pop('steps', net if isinstance(net, Steps) else None)
     described.setdefault('estimates_flow', _has_flow(net, steps))
     said = {field: getattr(net, field) for field in FIELDS if hasattr(net, field)}
-    if not isinstance(said.get('scale', 1), (int, float)):  # of attention, a parameter: a word of its own
+    if not isinstance(said.get('scale', 1), (int, float, Fraction, tuple, list)):  # of attention, a parameter
         del said['scale']
     spec = NetworkSpec(name, steps=steps, **{**described, **said})
+    if spec.lq == 'bicubic' and spec.scale_range is None:  # what is enlarged before may be so by any factor
+        spec = replace(spec, scale_range=(1, MAX_SCALE))
     for key, choices in CHOICES.items():
         if getattr(spec, key) not in choices:
             raise InputError(f'{name}: {key} is {getattr(spec, key)!r}, but must be one of {", ".join(choices)}.')
     return spec
 
 
-def fit_scale(net: nn.Module, scale: float | None) -> None:
-    """Tell a network that takes enlarged frames a run's upscaling factor, once, when it is built.
+def fit_scale(net: nn.Module, scale: Scale) -> bool:
+    """Set a run's scale in a network that takes any.
 
-    Such a network works at any factor; the others have their own.
+    Returns:
+        Whether the network makes that scale; the others have their own.
     """
-    if scale is not None and spec_of(net).lq == 'bicubic':
+    spec = spec_of(net)
+    fits = spec.can_scale(scale)
+    if fits and spec.scale_range is not None:
         net.scale = scale
+    return fits
+
+
+def require_scale(net: nn.Module, scale: Scale) -> None:
+    """As `fit_scale`, of a network that must make that scale.
+
+    Raises:
+        InputError: If it does not; with the factors that it does.
+    """
+    if fit_scale(net, scale):
+        return
+    spec, asked = spec_of(net), describe_scale(scale)
+    if spec.scale_range is not None:
+        least, greatest = spec.scale_range
+        raise InputError(f'scale is {asked}, but {spec.name} upscales by factors from {least:g} to {greatest:g}.')
+    others = f'it can be built for {", ".join(map(str, spec.scales))}; ' if len(spec.scales) > 1 else ''
+    raise InputError(
+        f'scale is {asked}, but {spec.name} upscales by {describe_scale(spec.scale)}; {others}BasicAVSR takes any.'
+    )
+
+
+def untrained_note(net: nn.Module, scale: Scale) -> list[str]:
+    """A sentence where a scale lies outside those that a network's weights are trained for."""
+    spec = spec_of(net)
+    least, greatest = spec.trained_scales or (0, math.inf)
+    if all(least <= factor <= greatest for factor in per_axis(scale)):
+        return []
+    return [
+        f'{spec.name} is trained for factors from {least:g} to {greatest:g}, but upscales by '
+        f'{describe_scale(scale)} here.'
+    ]
 
 
 def _has_flow(net: nn.Module, steps: Steps | None) -> bool:
@@ -165,7 +215,7 @@ def _swinir(net: SwinIR) -> dict:
 
 def _shuffled(net: nn.Module) -> dict:
     factors = [module.upscale_factor for module in net.modules() if isinstance(module, nn.PixelShuffle)]
-    return {'input_type': 'image', 'scale': math.prod(factors)}
+    return {'input_type': 'image', 'scale': math.prod(factors), 'scales': (2, 3, 4, 8)}
 
 
 TOOLBOX: dict[type, Callable[[nn.Module], dict]] = {
@@ -175,16 +225,22 @@ TOOLBOX: dict[type, Callable[[nn.Module], dict]] = {
     BasicVSRPlusPlus: _basicvsrpp,
     EDVR: _edvr,
     TOFlow: _toflow,
-    DUF: lambda net: {'input_type': 'window', 'num_frame': 7, 'scale': net.scale},
+    DUF: lambda net: {'input_type': 'window', 'num_frame': 7, 'scale': net.scale, 'scales': (2, 3, 4)},
     SwinIR: _swinir,
     EDSR: _shuffled,
     RCAN: _shuffled,
-    MSRResNet: lambda net: {'input_type': 'image', 'scale': net.upscale},
-    RRDBNet: lambda net: {'input_type': 'image', 'scale': net.scale, 'size_multiple': {1: 4, 2: 2}.get(net.scale, 1)},
-    SRVGGNetCompact: lambda net: {'input_type': 'image', 'scale': net.upscale},
+    MSRResNet: lambda net: {'input_type': 'image', 'scale': net.upscale, 'scales': (2, 3, 4)},
+    RRDBNet: lambda net: {
+        'input_type': 'image',
+        'scale': net.scale,
+        'scales': (1, 2, 4),
+        'size_multiple': {1: 4, 2: 2}.get(net.scale, 1),
+    },
+    SRVGGNetCompact: lambda net: {'input_type': 'image', 'scale': net.upscale, 'scales': (2, 3, 4)},
     ECBSR: lambda net: {
         'input_type': 'image',
         'scale': net.scale,
+        'scales': (2, 3, 4),
         'colour': 'y' if net.num_in_ch == 1 else 'rgb',
     },
     RIDNet: lambda net: {'input_type': 'image', 'scale': 1},

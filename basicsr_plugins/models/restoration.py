@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.models.network_spec import NetworkSpec, spec_of
+from basicsr_plugins.scales import Scale, true_scale
 
 PADDING_MODES = ('replicate', 'reflection', 'reflection_circle', 'circle')
 LUMA_OF_WHITE = 219 / 255  # Y of BT.601 minus that of black
@@ -118,7 +119,7 @@ def finish(spec: NetworkSpec, output: Tensor, lq: Tensor) -> Tensor:
     """
     if spec.colour == 'rgb':
         return output
-    enlarged = _enlarge(lq, output.size(-1) // lq.size(-1))
+    enlarged = _enlarge(lq, true_scale(lq.shape[-2:], output.shape[-2:]))
     return enlarged + (output - luma(enlarged)) / LUMA_OF_WHITE  # grey changes luma alone
 
 
@@ -127,7 +128,7 @@ def luma(rgb: Tensor) -> Tensor:
     return rgb2ycbcr_pt(rgb.reshape(-1, *rgb.shape[-3:]), y_only=True).reshape(*rgb.shape[:-3], 1, *rgb.shape[-2:])
 
 
-def _enlarge(images: Tensor, scale: int) -> Tensor:
+def _enlarge(images: Tensor, scale: Scale) -> Tensor:
     enlarged = Bicubic(scale).upsample(images.reshape(-1, *images.shape[-3:]))
     return enlarged.reshape(*images.shape[:-2], *enlarged.shape[-2:])
 

@@ -25,11 +25,13 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from basicsr_plugins.data.augmentation import to_device_samples
 from basicsr_plugins.errors import InputError, check_keys, one_line
 from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_finite
+from basicsr_plugins.models.network_spec import spec_of
 from basicsr_plugins.models.networks import save_checkpoint
 from basicsr_plugins.models.perceptual import VGG_FILE, as_images, local_vgg
 from basicsr_plugins.models.restoration import prepare_sample
 from basicsr_plugins.models.training_forward import TrainingForward
 from basicsr_plugins.option_file import OWN_OPTIMIZERS
+from basicsr_plugins.scales import Span, describe_scale
 
 MAX_SKIPPED = 10
 
@@ -148,6 +150,7 @@ class TrainingModel(VideoRecurrentModel):
         if amp == 'float16' and self.device.type != 'cuda':
             raise InputError('train: amp: float16 is for GPUs; on a CPU say bfloat16, or none.')
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == 'float16')
+        self._check_scale_range(net)
         checkpointing, compiled = train.get('checkpointing', False), train.get('compile', False)
         if not isinstance(self.net_g, DataParallel):
             self.run = TrainingForward(net, amp, checkpointing, compiled)
@@ -155,6 +158,28 @@ class TrainingModel(VideoRecurrentModel):
             raise InputError(
                 f'num_gpu: {self.opt["num_gpu"]} in one process does without amp, checkpointing, compile, accumulate; '
                 'start it by torchrun with the launcher pytorch, or say num_gpu: 1.'
+            )
+
+    def _check_scale_range(self, net: nn.Module) -> None:
+        """Refuse samples of any scale for a network that has one, or says of its weights something else."""
+        scale_range = self.opt.get('datasets', {}).get('train', {}).get('scale_range')
+        if scale_range is None:
+            return
+        spec = spec_of(net)
+        if spec.scale_range is None or spec.lq == 'bicubic':
+            raise InputError(
+                f'datasets: train: scale_range is for networks of any scale, as BasicAVSR; {spec.name} upscales by '
+                f'{describe_scale(spec.scale)}.'
+            )
+        if spec.trained_scales is not None and list(spec.trained_scales) != list(scale_range):
+            raise InputError(
+                f'datasets: train: scale_range is {list(scale_range)}, but network_g: trained_scales, which its '
+                f'weights will say, {list(spec.trained_scales)}; set both alike.'
+            )
+        if isinstance(self.net_g, DataParallel):
+            raise InputError(
+                f'num_gpu: {self.opt["num_gpu"]} in one process does without scale_range; start it by torchrun with '
+                'the launcher pytorch, or say num_gpu: 1.'
             )
 
     def get_optimizer(self, optim_type: str, params: Iterable, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
@@ -169,7 +194,13 @@ class TrainingModel(VideoRecurrentModel):
     # ---------------------------------------------------------------- one iteration
 
     def feed_data(self, data: Mapping) -> None:
-        """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training."""
+        """Take `lq`, (b, t, 3, h, w), and `gt`, a sequence or one frame, as the network takes them in training.
+
+        With `place`, (b, 2, 5), `gt` is the part that it says of the enlarged frames (`any_scale.ScaleRange`).
+        """
+        data = dict(data)
+        place = data.pop('place', None)
+        self.places = None if place is None else [tuple(Span(*span) for span in one) for one in place.tolist()]
         super().feed_data(to_device_samples(data, self.device))
         if self.is_train and 'gt' in data:
             self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
@@ -217,7 +248,10 @@ class TrainingModel(VideoRecurrentModel):
             optimizer.zero_grad()
         lqs, gts = self.lq.chunk(self.accumulate), self.gt.chunk(self.accumulate)
         losses = OrderedDict()
+        first = 0
         for i, (lq, gt) in enumerate(zip(lqs, gts)):
+            self.part_places = None if self.places is None else tuple(self.places[first : first + len(lq)])
+            first += len(lq)
             with contextlib.ExitStack() as stack:
                 for net in self._trained() if i + 1 < len(lqs) else ():  # processes exchange the last part's gradients
                     if isinstance(net, DistributedDataParallel):
@@ -232,7 +266,8 @@ class TrainingModel(VideoRecurrentModel):
 
     def _backward_part(self, lq: Tensor, gt: Tensor, share: float) -> OrderedDict[str, Tensor]:
         """Add the gradients of a part of the batch; its losses. The arguments are those of `_losses`."""
-        losses = self._losses(self.net_g(lq), lq, gt, share)
+        places = {} if self.part_places is None else {'places': self.part_places}
+        losses = self._losses(self.net_g(lq, **places), lq, gt, share)
         total = sum(losses.values())
         if self._may_go_back(total):
             self.scaler.scale(total).backward()

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from basicsr_plugins.archs.recurrent import State, run_clip
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.models.network_spec import spec_of
+from basicsr_plugins.scales import Place
 
 PRECISIONS = {'none': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 CHECKPOINTED_BATCH = 7  # frames or pairs that are recomputed at once
@@ -52,8 +53,8 @@ class TrainingForward:
         self._whole = net.forward
         net.forward = self
 
-    def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """As the network's forward."""
+    def __call__(self, x: Tensor, places: tuple[Place, ...] | None = None) -> Tensor | tuple[Tensor, ...]:
+        """As the network's forward; `places` for a network of any size, which has steps."""
         if not self.net.training:
             return self._whole(x)
         # one region for the whole clip: it casts each weight once
@@ -61,7 +62,8 @@ class TrainingForward:
             if self._steps is None:
                 output = self._run(self._whole, x)
             else:
-                output = run_clip(self._steps, x, self._run, CHECKPOINTED_BATCH if self.checkpointing else WHOLE_CLIP)
+                batch = CHECKPOINTED_BATCH if self.checkpointing else WHOLE_CLIP
+                output = run_clip(self._steps, x, self._run, batch, places)
         if self.dtype is None:
             return output
         return tuple(part.float() for part in output) if isinstance(output, tuple) else output.float()

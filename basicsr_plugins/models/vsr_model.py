@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
 from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
@@ -55,8 +55,8 @@ class VSRModel(TrainingModel):
             without the first and the last two frames of a clip).
 
     Raises:
-        InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, or `scale` is
-            not the network's.
+        InputError: If a key of `train`, `val`, `path` or `network_g` is unknown, a file does not load, `scale` is
+            not the network's, or a metric cannot be computed on this machine.
     """
 
     takes_uint8 = True  # samples are flipped and scaled where the network is
@@ -96,11 +96,14 @@ class VSRModel(TrainingModel):
         super().__init__(opt)
         for name in ('net_g', 'net_g_ema'):
             if hasattr(self, name):
-                fit_scale(self.get_bare_model(getattr(self, name)), opt.get('scale'))
+                require_scale(self.get_bare_model(getattr(self, name)), opt['scale'])
+        for metric_opt in ((opt.get('val') or {}).get('metrics') or {}).values():  # not at the first validation
+            check = getattr(METRIC_REGISTRY.get(metric_opt['type']), 'check', None)
+            if check is not None:
+                check()
         net = self.get_bare_model(self.net_g)
-        spec = spec_of(net)
-        if spec.scale not in (None, opt.get('scale')):
-            raise InputError(f'scale is {opt.get("scale")}, but {spec.name} upscales by {spec.scale}.')
+        for note in untrained_note(net, opt['scale']):
+            get_root_logger().warning(note)
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
 

@@ -11,17 +11,28 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
 from torch import Tensor
 
 from basicsr_plugins.errors import InputError, one_line
-from basicsr_plugins.video.colour import BT709, FULL, LIMITED, Colour, choose_format, rgb_to_frame, yuv_format
+from basicsr_plugins.scales import is_same_shape, per_axis, scaled_size
+from basicsr_plugins.video.colour import (
+    BT709,
+    FULL,
+    LIMITED,
+    Colour,
+    PlanarFormat,
+    choose_format,
+    rgb_to_frame,
+    yuv_format,
+)
 from basicsr_plugins.video.film_join import Joining, add_copy
 from basicsr_plugins.video.film_segment import Segment, is_whole, read_times
 from basicsr_plugins.video.film_source import open_container
-from basicsr_plugins.video.media import Target
+from basicsr_plugins.video.media import Source, Target, VideoSettings
 from basicsr_plugins.video.work_folder import OWN
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska'}
@@ -30,6 +41,7 @@ ENCODER_OPTIONS = {
     'h264': {'threads': '8'},
     'hevc': {'x265-params': 'frame-threads=2:log-level=error'},
 }
+LARGEST_TERM = 1000  # of the fraction that says the shape of a pixel
 COPIED_TYPES = ('audio', 'subtitle', 'attachment')
 
 
@@ -55,19 +67,9 @@ class VideoTarget(Target):
         if suffix not in CONTAINERS:
             raise InputError(f'{self.path}: {suffix} is not written; use {", ".join(CONTAINERS)} or a folder of PNGs.')
         self._container = CONTAINERS[suffix]
-        encoder = self._find_encoder()
+        encoder = _find_encoder(self.settings.codec)
         self._describe_source()
-        formats = [fmt.name for fmt in encoder.video_formats or ()]
-        if self.settings.pix_fmt is None:
-            source_format = getattr(self.source, 'format', None)
-            depth = min(self.source.bit_depth, 12 if source_format else 10)
-            self.format = choose_format(self.settings.codec, formats, source_format, depth)
-        else:
-            self.format = yuv_format(self.settings.pix_fmt)
-            if self.format.name not in formats:
-                raise InputError(
-                    f'pix_fmt: {encoder.name} does not take {self.format.name}; it takes {", ".join(formats)}.'
-                )
+        self.format = _output_format(encoder, self.source, self.settings)
         self._check_size()
         with av.open(io.BytesIO(), 'w', format=self._container) as output:
             self._add_encoder(output)
@@ -80,24 +82,17 @@ class VideoTarget(Target):
                 ) from error
         self._copied = self._find_copied()
 
-    def _find_encoder(self) -> av.Codec:
-        codec = self.settings.codec
-        if codec not in ENCODERS:
-            raise InputError(f'codec is {codec!r}, but must be one of {", ".join(ENCODERS)}.')
-        try:
-            return av.Codec(ENCODERS[codec], 'w')
-        except ValueError:
-            others = ', '.join(name for name in ENCODERS if ENCODERS[name] in av.codecs_available)
-            raise InputError(
-                f'codec: this PyAV has no encoder {ENCODERS[codec]} for {codec}; '
-                f'install PyAV from PyPI (pip install av){" or use " + others if others else ""}.'
-            ) from None
+    @staticmethod
+    def size_multiples(source: Source, settings: VideoSettings) -> tuple[int, int]:
+        """Of what height and width of the frames must be multiples."""
+        chosen = _output_format(_find_encoder(settings.codec), source, settings)
+        return 1 << chosen.log2_h, 1 << chosen.log2_w
 
     def _describe_source(self) -> None:
         if self.source.is_video:
             self._time_base = self.source.time_base / self.time_scale
             self._rate = self.source.rate * self.time_scale
-            self._aspect = self.source.aspect
+            self._aspect = self._pixel_shape()
             self.colour = replace(self.source.colour, centred=False)
             if self.source.format.rgb:
                 self.colour = replace(self.colour, full_range=False)
@@ -105,6 +100,13 @@ class VideoTarget(Target):
             self._rate = self.settings.frame_rate() * self.time_scale
             self._time_base, self._aspect = 1 / self._rate, None
             self.colour = Colour(BT709, full_range=False, primaries=BT709, transfer=BT709)
+
+    def _pixel_shape(self) -> Fraction | None:
+        """Of the output, by which the picture is shown in its own shape, however it is enlarged; None: not said."""
+        if is_same_shape(self.source.size, scaled_size(self.source.size, self.scale)):
+            return self.source.aspect
+        vertical, horizontal = per_axis(self.scale)
+        return ((self.source.aspect or 1) * vertical / horizontal).limit_denominator(LARGEST_TERM)
 
     def _check_size(self) -> None:
         h, w = self.size
@@ -263,6 +265,31 @@ class VideoTarget(Target):
                 raise
             raise InputError(f'{self.path} cannot be put together: {one_line(error)}.') from error
         return joined
+
+
+def _find_encoder(codec: str) -> av.Codec:
+    if codec not in ENCODERS:
+        raise InputError(f'codec is {codec!r}, but must be one of {", ".join(ENCODERS)}.')
+    try:
+        return av.Codec(ENCODERS[codec], 'w')
+    except ValueError:
+        others = ', '.join(name for name in ENCODERS if ENCODERS[name] in av.codecs_available)
+        raise InputError(
+            f'codec: this PyAV has no encoder {ENCODERS[codec]} for {codec}; '
+            f'install PyAV from PyPI (pip install av){" or use " + others if others else ""}.'
+        ) from None
+
+
+def _output_format(encoder: av.Codec, source: Source, settings: VideoSettings) -> PlanarFormat:
+    """What is asked for, or what keeps the source's chroma and depth."""
+    formats = [fmt.name for fmt in encoder.video_formats or ()]
+    if settings.pix_fmt is None:
+        source_format = getattr(source, 'format', None)
+        return choose_format(settings.codec, formats, source_format, min(source.bit_depth, 12 if source_format else 10))
+    chosen = yuv_format(settings.pix_fmt)
+    if chosen.name not in formats:
+        raise InputError(f'pix_fmt: {encoder.name} does not take {chosen.name}; it takes {", ".join(formats)}.')
+    return chosen
 
 
 def _kind(stream) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import disk_error
+from basicsr_plugins.scales import Scale, per_axis, scaled_size
 from basicsr_plugins.video.work_folder import WorkFolder
 
 LARGEST_DENOMINATOR = 100_000  # of a frame rate: its numerator too stays below the 31 bits of a container's clock
@@ -136,7 +137,7 @@ class Target:
     Args:
         path: The output.
         source: Where the frames come from.
-        scale: s; frames are (3, s * h, s * w).
+        scale: s, a factor, or two, vertical and horizontal; frames are (3, s * h, s * w), rounded.
         settings: How to write.
         resume: Go on from what an interrupted run left, if it left anything.
         force: Overwrite an output that is there, and without `resume` also what an interrupted run left.
@@ -162,7 +163,7 @@ class Target:
         self,
         path: str | os.PathLike,
         source: Source,
-        scale: int,
+        scale: Scale,
         settings: VideoSettings,
         resume: bool = False,
         force: bool = False,
@@ -175,7 +176,7 @@ class Target:
         self.scale, self.time_scale = scale, time_scale
         self.settings = settings
         self.force = force
-        self.size = tuple(size) if size else (scale * source.size[0], scale * source.size[1])
+        self.size = tuple(size) if size else scaled_size(source.size, scale)
         self.work = WorkFolder(self.path)
         self.parts = self.work.path
         self.notes: list[str] = []
@@ -184,7 +185,8 @@ class Target:
         self.closed = False
         self._check_free()
         self._check_output()
-        state = {'source': source.identity(), 'scale': scale, 'job': dict(job or {}), **self._state_of_settings()}
+        factors = [str(factor) for factor in per_axis(scale)]
+        state = {'source': source.identity(), 'scale': factors, 'job': dict(job or {}), **self._state_of_settings()}
         with self._disk_errors(self.parts):
             self.work.open(state, resume, force)
             try:

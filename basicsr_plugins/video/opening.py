@@ -15,6 +15,7 @@ from pathlib import Path
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import IMAGE_SUFFIXES
+from basicsr_plugins.scales import Scale
 from basicsr_plugins.video.film_source import VideoSource
 from basicsr_plugins.video.film_target import CONTAINERS, VideoTarget
 from basicsr_plugins.video.images import ImageSource, ImageTarget, list_images
@@ -24,7 +25,7 @@ from basicsr_plugins.video.media import Source, Target, VideoSettings
 NO_TARGETS = ('.webm', '.avi', '.ts', '.m2ts', '.mts', '.m4v', '.gif', '.wmv', '.flv', '.mpg', '.mpeg', '.vob', '.ogv')
 
 __all__ = ['ImageSource', 'ImageTarget', 'Source', 'Target', 'VideoSettings', 'VideoSource', 'VideoTarget']
-__all__ += ['open_source', 'open_target']
+__all__ += ['open_source', 'open_target', 'size_multiples']
 
 
 def open_source(where: str | os.PathLike, chroma: str = 'nearest') -> Source:
@@ -53,7 +54,7 @@ def open_source(where: str | os.PathLike, chroma: str = 'nearest') -> Source:
 def open_target(
     path: str | os.PathLike,
     source: Source,
-    scale: int,
+    scale: Scale,
     settings: VideoSettings | None = None,
     resume: bool = False,
     force: bool = False,
@@ -66,15 +67,26 @@ def open_target(
     Raises:
         InputError: As `Target`, and if the name has the suffix of another kind of file.
     """
+    kind = _kind_of(Path(path))
+    settings = settings or VideoSettings()
+    return kind(path, source, scale, settings, resume, force, job, size, time_scale)
+
+
+def size_multiples(path: str | os.PathLike, source: Source, settings: VideoSettings) -> tuple[int, int]:
+    """Of what height and width of an output's frames must be multiples: of 2 where a video has less chroma than luma.
+
+    Raises:
+        InputError: As `open_target`.
+    """
+    return VideoTarget.size_multiples(source, settings) if _kind_of(Path(path)) is VideoTarget else (1, 1)
+
+
+def _kind_of(path: Path) -> type[Target]:
     if str(path) == '-':
         raise InputError('the output - would be a stream, which is not written; name a file or a folder.')
-    path = Path(path)
-    settings = settings or VideoSettings()
     suffix = path.suffix.lower()
     if suffix in CONTAINERS:
-        kind = VideoTarget
-    elif suffix in IMAGE_SUFFIXES or suffix in NO_TARGETS:
+        return VideoTarget
+    if suffix in IMAGE_SUFFIXES or suffix in NO_TARGETS:
         raise InputError(f'{path}: {suffix} is not written; use {", ".join(CONTAINERS)} or a folder of PNGs.')
-    else:
-        kind = ImageTarget
-    return kind(path, source, scale, settings, resume, force, job, size, time_scale)
+    return ImageTarget

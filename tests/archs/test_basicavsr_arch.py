@@ -17,6 +17,7 @@ from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference import UpscaleSettings, upscale_frames
 from basicsr_plugins.inference.exported import check_exportable
 from basicsr_plugins.models.network_spec import spec_of
+from basicsr_plugins.scales import whole_place
 
 FORMS = ('bidirectional', 'lookahead', 'unidirectional')
 
@@ -230,6 +231,10 @@ def upsample_directly(unit, feat, frame, size):
     return unit.conv_last(F.leaky_relu(unit.conv_mix(folded), 0.1)) + bilinear
 
 
+def made(unit, feat, frame, size):
+    return unit(feat, frame, (whole_place(feat.shape[-2:], size),))
+
+
 def unit_and_inputs(h=5, w=6, num_feat=4):
     torch.manual_seed(0)
     return HyperUpsampler(num_feat, 1), torch.randn(1, num_feat, h, w), torch.rand(1, 3, h, w)
@@ -240,7 +245,7 @@ def unit_and_inputs(h=5, w=6, num_feat=4):
 def test_upsampling_equals_the_direct_sum(size):
     unit, feat, frame = unit_and_inputs()
     expected = upsample_directly(unit, feat, frame, size)
-    torch.testing.assert_close(unit(feat, frame, size), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made(unit, feat, frame, size), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -248,14 +253,14 @@ def test_upsampling_equals_the_direct_sum(size):
 def test_bands_and_kernels_that_are_not_kept_give_the_same(size, monkeypatch):
     unit, feat, frame = unit_and_inputs()
     with torch.enable_grad():
-        whole = unit(feat, frame, size).detach()  # in one piece, as in training
+        whole = made(unit, feat, frame, size).detach()  # in one piece, as in training
     for elements in (0, 9 * 4 * size[1] * 6):  # bands of 4 and of 6 rows
         monkeypatch.setattr(hyper_upsampling, 'BAND_ELEMENTS', elements)
-        torch.testing.assert_close(unit(feat, frame, size), whole)
+        torch.testing.assert_close(made(unit, feat, frame, size), whole)
     assert unit._kept is not None
     monkeypatch.setattr(hyper_upsampling, 'KEPT_ELEMENTS', 0)
     unit._kept = None
-    torch.testing.assert_close(unit(feat, frame, size), whole)
+    torch.testing.assert_close(made(unit, feat, frame, size), whole)
     assert unit._kept is None
 
 
@@ -266,20 +271,20 @@ def test_kept_kernels_are_used_until_scale_or_weights_change(monkeypatch):
     computed = []
     forward = unit.kernel.forward
     monkeypatch.setattr(unit.kernel, 'forward', lambda *scales: computed.append(scales[:2]) or forward(*scales))
-    fresh = unit(feat, frame, (20, 24))
-    assert torch.equal(unit(feat, frame, (20, 24)), fresh)
-    unit(torch.randn(1, 4, 7, 6), torch.rand(1, 3, 7, 6), (28, 24))
+    fresh = made(unit, feat, frame, (20, 24))
+    assert torch.equal(made(unit, feat, frame, (20, 24)), fresh)
+    made(unit, torch.randn(1, 4, 7, 6), torch.rand(1, 3, 7, 6), (28, 24))
     assert computed == [(4, 4)]
     tile = unit._kept[2]
-    unit(torch.randn(1, 4, 7, 9), torch.rand(1, 3, 7, 9), (28, 36))
+    made(unit, torch.randn(1, 4, 7, 9), torch.rand(1, 3, 7, 9), (28, 36))
     assert torch.equal(unit._kept[2], tile[..., :4].repeat(1, 1, 1, 9))
-    unit(feat, frame, (15, 24))
+    made(unit, feat, frame, (15, 24))
     assert computed[1:] == [(4, 4), (3, 4)]
     unit.kernel.layers[1].weight.data.mul_(0.5)  # as an average of weights is kept: no version counts it
-    changed = unit(feat, frame, (20, 24))
+    changed = made(unit, feat, frame, (20, 24))
     assert len(computed) == 4
     unit._kept = None
-    assert torch.equal(unit(feat, frame, (20, 24)), changed)
+    assert torch.equal(made(unit, feat, frame, (20, 24)), changed)
     assert not torch.allclose(changed, fresh)
 
 
@@ -288,8 +293,8 @@ def test_gradients_reach_every_parameter():
     for form in FORMS:
         net = small(propagation=form)
         with torch.no_grad():
-            net(clip(1), (17, 23))
-        net.train()(clip(3), (17, 23)).square().mean().backward()
+            net(clip(1), size=(17, 23))
+        net.train()(clip(3), size=(17, 23)).square().mean().backward()
         assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
 
 
@@ -305,7 +310,7 @@ def test_without_its_last_convolution_it_is_bilinear(form, size):
     net.upsampler.conv_last.bias.zero_()
     x = clip(2)
     expected = F.interpolate(x[0], size=size, mode='bilinear', align_corners=False)
-    torch.testing.assert_close(net(x, size)[0], expected)
+    torch.testing.assert_close(net(x, size=size)[0], expected)
 
 
 @torch.no_grad()
@@ -369,7 +374,7 @@ def test_lookahead_equals_the_description():
         for one in aligned:
             ahead += torch.exp((query * net.lookahead.key(one)).sum(1, keepdim=True) / 4) / total * one
         fused = net.fusion(torch.cat((states[i], ahead), 1))
-        expected = net.upsampler(fused, frames[i], (16, 20))
+        expected = made(net.upsampler, fused, frames[i], (16, 20))
         torch.testing.assert_close(net(x)[:, i], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -417,8 +422,8 @@ def test_shifted_by_whole_pixels(axis):
 @torch.no_grad()
 def test_upsampling_is_shifted_by_every_whole_pixel():
     unit, feat, frame = unit_and_inputs(14, 15)
-    first = unit(feat[..., :13, :13], frame[..., :13, :13], (39, 52))
-    second = unit(feat[..., 1:, 2:], frame[..., 1:, 2:], (39, 52))
+    first = made(unit, feat[..., :13, :13], frame[..., :13, :13], (39, 52))
+    second = made(unit, feat[..., 1:, 2:], frame[..., 1:, 2:], (39, 52))
     expected = first[..., 3:, 8:]
     torch.testing.assert_close(second[..., 15:-18, 20:-28], expected[..., 15:-15, 20:-20], rtol=1e-4, atol=1e-5)
 
@@ -436,8 +441,8 @@ def test_a_frame_of_one_colour_repeats_with_the_kernels(axis):
 def test_half_precision_keeps_kernels_in_full():
     net, x = small(), clip(2)
     with torch.autocast('cpu', torch.bfloat16):
-        half = net(x, (19, 24))
-    torch.testing.assert_close(half.float(), net(x, (19, 24)), rtol=0, atol=0.05)
+        half = net(x, size=(19, 24))
+    torch.testing.assert_close(half.float(), net(x, size=(19, 24)), rtol=0, atol=0.05)
     assert net.upsampler._kept[2].dtype == torch.float32
 
 
@@ -449,8 +454,9 @@ def test_half_precision_keeps_kernels_in_full():
         ({'window_size': 3}, 'window_size must be even'),
         ({'num_head': 3}, r'num_head \(3\) must divide num_feat \(16\)'),
         ({'deform_groups': 5}, r'deform_groups \(5\) must divide num_feat \(16\)'),
-        ({'scale': 0.5}, 'scale must be a factor from 1 to 16, or two, but is 0.5'),
-        ({'scale': (2, 17)}, 'scale must be a factor'),
+        ({'scale': 0.5}, 'scale is 0.5, which would make frames smaller'),
+        ({'scale': (2, 17)}, 'scale is 2x17, but must be from 1 to 16'),
+        ({'trained_scales': (6,)}, 'trained_scales must be'),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -460,11 +466,32 @@ def test_wrong_arguments(arguments, message):
 
 @torch.no_grad()
 def test_sizes():
-    """Halves are rounded up; a run's size comes before the scale; a size out of range is refused and not kept."""
-    net = small(scale=(2.5, 1.25))
-    assert net.target_size(5, 6) == (13, 8)
-    net.output_size = (20, 11)
-    assert net.target_size(5, 6) == (20, 11)
+    """Halves are rounded up, of the scale as it is written; a call's size comes before it."""
+    net = small(scale=(2.5, 1.15))
+    assert net(clip(1, 5, 10)).shape[-2:] == (13, 12)
+    assert net(clip(1), size=(20, 11)).shape[-2:] == (20, 11)
     with pytest.raises(InputError, match='makes frames of 10x8 up to 16 times as large, not 20x7 of them'):
-        net(clip(1), (7, 20))
-    assert net.output_size == (20, 11)
+        net(clip(1), size=(7, 20))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(20, 24), (13, 22), (5, 23)])
+def test_a_part_equals_that_part_of_the_whole(size, monkeypatch):
+    """A crop at any place, in bands too; of LR pixels around it alone, as in a tile; several of one size in a batch."""
+    unit, feat, frame = unit_and_inputs(9, 11)
+    unit.blocks = torch.nn.Identity()  # whose reach is another matter
+    size = tuple(max(*pair) for pair in zip(size, (9, 11)))
+    (whole,) = expected = made(unit, feat, frame, size)
+    rows, columns = whole_place((9, 11), size)
+    crops = [(rows._replace(start=i, stop=i + 4), columns._replace(start=j, stop=j + 5)) for i, j in ((0, 0), (3, 4))]
+    crops.append((rows._replace(start=size[0] - 4), columns._replace(start=size[1] - 5)))
+    for elements in (hyper_upsampling.BAND_ELEMENTS, 0):
+        monkeypatch.setattr(hyper_upsampling, 'BAND_ELEMENTS', elements)
+        batch = unit(*(x.expand(3, -1, -1, -1) for x in (feat, frame)), crops)
+        for part, (ours, theirs) in zip(batch, crops):
+            cut = whole[:, ours.start : ours.stop, theirs.start : theirs.stop]
+            torch.testing.assert_close(part, cut, rtol=1e-5, atol=1e-6)
+    tile = rows.part(slice(1, 9), slice(4, 6)), columns.part(slice(2, 11), slice(5, 8))
+    part = unit(feat[..., 1:9, 2:], frame[..., 1:9, 2:], (tile,))
+    cut = expected[..., tile[0].start : tile[0].stop, tile[1].start : tile[1].stop]
+    torch.testing.assert_close(part, cut, rtol=1e-5, atol=1e-6)

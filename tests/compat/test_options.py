@@ -222,7 +222,7 @@ def test_aliases_that_expand_without_end(monkeypatch, tmp_path, text):
         ('name: x', 'name: /tmp/x', '2: name must be'),
         ('name: x', 'name: ../x', '2: name must be'),
         ('name: x', 'name: 5', '2: name must be .* but is 5; put names that are numbers in quotes'),
-        ('scale: 4', "scale: '4'", "4: scale must be a whole number from 1 to 16, but is '4'."),
+        ('scale: 4', "scale: '4'", "4: scale must be a number from 1 to 16 or a list of 2 numbers .*, but is '4'."),
         ('num_gpu: 0', 'num_gpu: 0\nmanual_seed: a', "6: manual_seed must be a whole number .* but is 'a'."),
         ('num_gpu: 0', 'num_gpus: 0', "5: there is no key 'num_gpus'; did you mean 'num_gpu'?"),
         ('num_gpu: 0', 'num_gpu: 0\nloger: {}', "6: there is no key 'loger'; did you mean 'logger'?"),

@@ -1,12 +1,17 @@
 """Bicubic LR clips: MATLAB's numbers, resumable, never a mixture."""
 
+from fractions import Fraction
+
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from basicsr_plugins.data import bicubic_lr
 from basicsr_plugins.data.bicubic_lr import bicubic_downsample, make_bicubic_lr
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.ops.bicubic import resize_bicubic
+from basicsr_plugins.scales import scaled_size
 
 
 @pytest.fixture
@@ -69,6 +74,19 @@ def test_makes_every_frame_from_several_processes_and_states_the_crop(clips, tmp
     assert 'a: ' not in out
 
 
+@pytest.mark.parametrize(('scale', 'size'), [(2.5, (25, 38)), ((1.5, Fraction(8, 3)), (27, 37))])
+def test_scales_that_are_not_whole(scale, size, clips, tmp_path, capsys):
+    """The frames are cropped to the LR frame's scaled size, and shrunk to it by MATLAB's weights."""
+    make_bicubic_lr(clips, tmp_path / 'LR', scale, num_worker=0)
+    lq = cv2.imread(str(tmp_path / 'LR' / 'b' / '00000000.png'))
+    assert scaled_size(lq.shape[:2], scale) == size
+    assert f'b: 38x27 is cropped to {size[1]}x{size[0]}' in capsys.readouterr().out
+    image = cv2.imread(str(clips / 'b' / '00000000.png'))[: size[0], : size[1]]
+    frame = torch.from_numpy(image).permute(2, 0, 1).float()
+    expected = resize_bicubic(frame, lq.shape[:2]).permute(1, 2, 0).numpy().clip(0, 255)
+    assert np.abs(lq - expected).max() < 0.51
+
+
 def test_gray_and_other_suffixes(tmp_path):
     (tmp_path / 'GT' / 'a').mkdir(parents=True)
     gray = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
@@ -119,8 +137,8 @@ def test_refuses_to_mix(clips, tmp_path):
 
 
 def test_unusable_input_is_named(clips, tmp_path):
-    with pytest.raises(InputError, match=r'the scale is 5; give one of \(2, 3, 4\)'):
-        make_bicubic_lr(clips, tmp_path / 'LR', 5)
+    with pytest.raises(InputError, match=r'the scale is 17, but must be from 1 to 16'):
+        make_bicubic_lr(clips, tmp_path / 'LR', 17)
     with pytest.raises(InputError, match='GT/LR lies in its own source'):
         make_bicubic_lr(clips, clips / 'LR', 4)
     frame = clips / 'a' / '00000001.png'

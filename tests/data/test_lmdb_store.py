@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from basicsr_plugins.data import lmdb_store
+from basicsr_plugins.data.bicubic_lr import bicubic_downsample, make_bicubic_lr
 from basicsr_plugins.data.lmdb_store import pack_folder, pack_lmdb, pack_reds
 from basicsr_plugins.data.lmdb_verification import verify_lmdb
 from basicsr_plugins.errors import InputError
@@ -362,6 +363,18 @@ def test_pack_reds_uses_the_names_of_the_toolbox(tmp_path):
         lq[b'002/00000001']
         == cv2.imencode('.png', cv2.imread(str(lq_frame)), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
     )
+
+
+@pytest.mark.parametrize('scale', [2, 3])
+def test_reds_of_other_scales(scale, tmp_path):
+    """LR by the script, packed under a name of its own."""
+    write_clip(tmp_path / 'train_sharp' / '000', 2, (12, 18, 3))
+    make_bicubic_lr(tmp_path / 'train_sharp', tmp_path / 'train_sharp_bicubic' / f'X{scale}', scale, num_worker=0)
+    pack_reds(tmp_path, num_clip=1, scale=scale, num_worker=0, verify=True)
+    packed = contents(tmp_path / f'train_sharp_bicubic_X{scale}_with_val.lmdb')
+    lq = cv2.imdecode(np.frombuffer(packed[b'000/00000001'], np.uint8), cv2.IMREAD_COLOR)
+    gt = cv2.imread(str(tmp_path / 'train_sharp' / '000' / '00000001.png'))
+    assert np.array_equal(lq, bicubic_downsample(gt, scale))
 
 
 def test_script_reports_errors_in_one_line(clips, tmp_path):

@@ -334,7 +334,7 @@ class TestWeights:
             NetworkEntry('', {**TINY, 'num_feat': value}).build()
 
 
-def test_bicubic_has_the_scale_of_the_benchmark():
-    entry = bicubic(2)
+def test_bicubic():
+    entry = bicubic()
     assert entry.name == 'Bicubic'
-    assert entry.build()(torch.zeros(1, 1, 3, 4, 6)).shape == (1, 1, 3, 8, 12)
+    assert entry.build()(torch.zeros(1, 1, 3, 4, 6)).shape == (1, 1, 3, 16, 24)

@@ -1,5 +1,7 @@
 """What networks are: what the descriptions say is what the networks do."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,12 @@ from basicsr.utils.matlab_functions import imresize
 from torch import nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs.basicavsr_arch import BasicAVSR
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference import UpscaleSettings, upscale_frames
 from basicsr_plugins.inference.engine import notes_on
-from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.network_spec import fit_scale, require_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import luma, prepare_sample, restore_frames
 from basicsr_plugins.upscaling import network_scale
 
@@ -99,8 +102,37 @@ def test_enlarged_frames_come_in_the_runs_factor():
     lq, _ = prepare_sample(net, clip.repeat(4, 1, 1, 1)[None, :7], torch.rand(1, 3, 32, 32))
     torch.testing.assert_close(lq[0, 1], imresize(clip[1], 2))
     edsr = build_network({'type': 'EDSR', **RGB, 'num_feat': 4, 'num_block': 1})
-    fit_scale(edsr, 2)
+    assert not fit_scale(edsr, 2)
     assert network_scale(edsr) == 4
+
+
+@torch.no_grad()
+def test_a_run_has_a_scale():
+    """A fraction, or two; luma networks and those of enlarged frames too. Who cannot says what can."""
+    lq = torch.rand(1, 3, 20, 30)
+    cases = ('Bicubic', 2.7, (54, 81)), ('Bicubic', (1.5, 3), (30, 90)), ('TOFlow', 2.5, (50, 75))
+    for network, scale, size in cases:
+        net = build_network({'type': network}).eval()
+        require_scale(net, scale)
+        assert spec_of(net).scale == scale
+        assert next(restore_frames(net, lq)).shape == (3, *size)
+    matlab = imresize(lq[0], 1.5)  # of a factor without rounding
+    bicubic = Bicubic(Fraction(3, 2))(lq[None])[0, 0]
+    torch.testing.assert_close(bicubic, matlab, rtol=0, atol=1e-6)
+    require_scale(build_network({'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1}), 4)
+    net = Bicubic(2)
+    net.scale_range = (1, 2)
+    with pytest.raises(InputError, match='scale is 3x2, but Bicubic upscales by factors from 1 to 2'):
+        require_scale(net, (2, 3))
+    net = build_network({'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2})
+    with pytest.raises(InputError, match='scale is 4, but MSRResNet upscales by 2; it can be built for 2, 3, 4; Basic'):
+        require_scale(net, 4)
+    avsr = BasicAVSR(8, 1, 1, 1, deform_groups=4, trained_scales=(2, 3))
+    assert untrained_note(avsr, (2, 3)) == []
+    assert untrained_note(avsr, (2, 4)) == ['BasicAVSR is trained for factors from 2 to 3, but upscales by 4x2 here.']
+    message = 'scale is 2.5, but RRN upscales by 4; it can be built for 2, 3, 4; BasicAVSR takes any.'
+    with pytest.raises(InputError, match=message):
+        require_scale(build_network({'type': 'RRN', 'num_feat': 8, 'num_block': 1}), 2.5)
 
 
 class Doubling(nn.Module):
