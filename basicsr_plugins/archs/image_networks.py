@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from basicsr_plugins.errors import InputError
-
-MAX_SCALE = 16
+from basicsr_plugins.scales import MAX_SCALE, Scale, check_scale, scaled_size
 
 
 class ImageNetwork(nn.Module):
@@ -66,11 +65,8 @@ class AnyScaleNetwork(nn.Module):
 
     def __init__(self, scale: float | Sequence[float]):
         super().__init__()
-        scales = (scale,) if isinstance(scale, (int, float)) else tuple(scale)
-        if len(scales) not in (1, 2) or not all(1 <= one <= MAX_SCALE for one in scales):
-            name = type(self).__name__
-            raise InputError(f'{name}: scale must be a factor from 1 to {MAX_SCALE}, or two, but is {scale}.')
-        self.scale = scale if isinstance(scale, (int, float)) else scales
+        check_scale(scale, f'{type(self).__name__}: scale')
+        self.scale: Scale = scale
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Enlarge images.
@@ -86,9 +82,7 @@ class AnyScaleNetwork(nn.Module):
             InputError: If the size is smaller than the images, or over 16 times as large.
         """
         h, w = x.shape[-2:]
-        scales = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
-        scaled = (math.floor(factor * length + 0.5) for factor, length in zip(scales, (h, w)))
-        height, width = scaled if size is None else size
+        height, width = scaled_size((h, w), self.scale) if size is None else size
         if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
             raise InputError(
                 f'{type(self).__name__} makes images of {w}x{h} up to {MAX_SCALE} times as large, not {width}x{height} '

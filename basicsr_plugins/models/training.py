@@ -171,6 +171,11 @@ class TrainingModel(VideoRecurrentModel):
                 f'datasets: train: scale_range is for networks of any scale, as BasicAVSR; {spec.name} upscales by '
                 f'{describe_scale(spec.scale)}.'
             )
+        if spec.steps is None:
+            raise InputError(
+                f'datasets: train: scale_range is for networks that run step by step, as BasicAVSR; {spec.name} is '
+                'trained at one scale.'
+            )
         if spec.trained_scales is not None and list(spec.trained_scales) != list(scale_range):
             raise InputError(
                 f'datasets: train: scale_range is {list(scale_range)}, but network_g: trained_scales, which its '

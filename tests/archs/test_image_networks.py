@@ -84,7 +84,7 @@ def test_wrong_arguments():
         ('VDSR', {'num_in_ch': 2}, r'VDSR: num_in_ch must be 1 \(luma\) or 3 \(RGB\), but is 2'),
         ('SRCNN', {'kernel_sizes': [9, 4, 5]}, r'kernel_sizes three odd ones, but are .* \[9, 4, 5\]'),
         ('LIIF', {'encoder': 'vdsr'}, r"LIIF: encoder must be one of edsr, rdn, but is 'vdsr'"),
-        ('LIIF', {'scale': 0.5}, r'LIIF: scale must be a factor from 1 to 16, or two, but is 0.5'),
+        ('LIIF', {'scale': 0.5}, r'LIIF: scale is 0.5, which would make frames smaller, but must be from 1 to 16'),
     ):
         with pytest.raises(InputError, match=message):
             build_network({'type': network, **arguments})

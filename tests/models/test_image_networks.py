@@ -61,6 +61,17 @@ def test_a_trained_sesr_is_collapsed_by_a_command(tmp_path, monkeypatch, capsys)
         command()
 
 
+def test_any_scale_is_of_a_run_not_of_samples(options):  # noqa: F811
+    """A run's factor is set in the network; samples of many are refused with a sentence."""
+    options['network_g'] = {'type': 'LIIF', **SMALL['LIIF']}
+    options['scale'] = 2.5
+    (restored,) = restore_frames(build_model(copy.deepcopy(options)).net_g.eval(), torch.rand(1, 3, 6, 9))
+    assert restored.shape == (3, 15, 23)
+    options['datasets']['train']['scale_range'] = [2, 4]
+    with pytest.raises(InputError, match='for networks that run step by step, as BasicAVSR; LIIF is trained at one'):
+        build_model(options)
+
+
 @pytest.mark.parametrize('network', SMALL)
 def test_trains_validates_tests_and_upscales(network, options):  # noqa: F811
     """With the file's optimizer and losses the loss falls; the test repeats the validation; upscaling is the same."""
