@@ -21,9 +21,9 @@ from basicsr_plugins.errors import InputError, suggest
 
 FALLBACK = 'mpeg4'
 DECODERS = {'libx264': 'h264', 'libx265': 'hevc', 'h264': 'h264', 'hevc': 'hevc', 'mpeg4': 'mpeg4'}
-# Pixels a side. On frames of 48 pixels and the like, x264 and x265 look ahead into memory that was never written (the
-# same frames give several results), and x265 writes beyond its memory; from 96 on, neither was seen.
-SMALLEST = {'libx264': 96, 'h264': 96, 'libx265': 96, 'hevc': 96}
+# Pixels a side. On smaller frames x264 and x265 look ahead into memory that was never written (the same frames give
+# several results, seen up to 96), and x265 writes beyond its memory; from 192 on, neither was seen.
+SMALLEST = {'libx264': 192, 'h264': 192, 'libx265': 192, 'hevc': 192}
 SPEEDS = ('ultrafast', 'superfast', 'veryfast', 'faster', 'fast', 'medium', 'slow')
 QSCALE_OF_CRF = (8, 0.45)  # mpeg4's quantiser is about 0.45 (CRF - 8): 4.5 at 18, 12 at 35
 _TO_YCC = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])

@@ -24,7 +24,8 @@ def test_every_second_frame_is_given_and_all_are_measured(tmp_path):
     output = list(method.restore(clip, protocol, 'cpu'))
     torch.manual_seed(0)
     given = torch.stack([clip.lq[i] for i in (0, 2, 4)])
-    assert torch.equal(torch.stack(output), torch.stack(list(restore_frames(method.build(protocol), given))))
+    expected = torch.stack(list(restore_frames(method.build(protocol), given)))
+    torch.testing.assert_close(torch.stack(output), expected, rtol=0, atol=1e-5)
 
     pictures = {name: tmp_path / f'{name}.png' for name in ('frame', 'crop', 'profile')}
     perfect = evaluate_clip([clip.gt[i] for i in range(5)], clip, protocol, choose_view(clip, protocol), pictures)
