@@ -178,7 +178,10 @@ def test_a_damaged_packet_costs_no_frame_that_is_shown_before_it(tmp_path, index
         stored = [(packet.pts, packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     data = bytearray(film.read_bytes())
     pts, position, size = stored[index]
-    slices = position + (size - 40 if index == 0 else 5)  # the first one begins with the encoder's settings
+    settings = (
+        4 + int.from_bytes(data[position : position + 4], 'big') if index == 0 else 0
+    )  # of the encoder, ahead of it
+    slices = position + settings + 5
     data[slices : position + size] = b'\xff' * (position + size - slices)
     film.write_bytes(data)
     source = open_source(film)
