@@ -115,7 +115,7 @@ def train(name: str, hours: float) -> None:
     options['train']['scheduler'] = {'type': 'MultiStepLR', 'milestones': [10**8], 'gamma': 1}
     options['train'].update(total_iter=10**8, warmup_iter=100, fix_flow=FIX_FLOW)
     if name in START:
-        options['path']['pretrain_network_g'] = str(newest(START[name]))
+        options['path']['pretrain_network_g'] = str(best(START[name]))
         options['path']['param_key_g'] = 'params_ema'
     run(name, options, hours - had)
 
@@ -138,13 +138,11 @@ def finish(name: str) -> None:
     options['logger']['save_checkpoint_freq'] = iterations // 4
     run(name, options)
 
-    folder = Path('experiments') / final
-    scores = curve(folder)
-    best = max(scores, key=scores.get)
-    checkpoint = folder / 'models' / f'net_g_{best}.pth'
+    folder, checkpoint, scores = Path('experiments') / final, best(name), curve(Path('experiments') / final)
+    chosen = int(checkpoint.stem.split('_')[-1])
     material = 'compressed generated clips' if 'degradation' in options['datasets']['train'] else 'generated clips'
     training = (
-        f'{done} iterations at a constant rate and {best} more at a falling one, batches of '
+        f'{done} iterations at a constant rate and {chosen} more at a falling one, batches of '
         f'{options["datasets"]["train"]["batch_size_per_gpu"]}, on {material}; {hours_of(name):.1f} hours.'
     )
     save_shipped(
@@ -162,7 +160,9 @@ def finish(name: str) -> None:
         'machine': describe_machine('cuda' if torch.cuda.is_available() else 'cpu'),
     }
     write_atomically(folder / 'record.json', json.dumps(record, indent=1) + '\n')
-    print(f'{name}: {training} {scores[best]:.2f} dB on held-out generated clips; {folder / "record.json"}', flush=True)
+    print(
+        f'{name}: {training} {scores[chosen]:.2f} dB on held-out generated clips; {folder / "record.json"}', flush=True
+    )
 
 
 def release_options(name: str, experiment: str) -> dict:
@@ -232,6 +232,16 @@ def newest(name: str) -> Path:
     if not found:
         raise InputError(f'experiments/release_{name} has no checkpoint yet; train it by --hours.')
     return max(found)[1]
+
+
+def best(name: str) -> Path:
+    """The checkpoint that is best on the held-out clips, of the newest training at a falling rate; else the newest."""
+    folders = [path for path in Path('experiments').glob(f'release_{name}_final_*') if curve(path)]
+    if not folders:
+        return newest(name)
+    folder = max(folders, key=lambda path: int(path.name.split('_')[-1]))
+    scores = curve(folder)
+    return folder / 'models' / f'net_g_{max(scores, key=scores.get)}.pth'
 
 
 def curve(folder: Path) -> dict[int, float]:
