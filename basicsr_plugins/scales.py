@@ -103,7 +103,8 @@ def check_scale_range(scales: Sequence[Factor], where: str) -> None:
     Raises:
         InputError: `where` begins the message.
     """
-    check_scale(scales, where)
+    if len(scales) == 2:
+        check_scale(scales, where)
     if len(scales) != 2 or scales[0] > scales[1]:
         raise InputError(f'{where} must be the least and the greatest factor, as [2, 6], but is {list(scales)}.')
 

@@ -185,7 +185,7 @@ class Target:
         self.closed = False
         self._check_free()
         self._check_output()
-        factors = [str(factor) for factor in per_axis(scale)]
+        factors = 'x'.join(dict.fromkeys(map(str, per_axis(scale))))  # exactly; one, where both are the same
         state = {'source': source.identity(), 'scale': factors, 'job': dict(job or {}), **self._state_of_settings()}
         with self._disk_errors(self.parts):
             self.work.open(state, resume, force)

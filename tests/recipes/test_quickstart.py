@@ -160,11 +160,11 @@ def test_results_are_printed_and_their_paths_last(finished, capsys):
     assert quickstart.quickstart() == 0
     lines = capsys.readouterr().out.splitlines()
     assert any('experiments/EFAR_demo is trained already' in line for line in lines)
-    films = ['000.mp4', '000_bicubic_and_EFAR.mp4']
+    films = ['000.mp4', '000_bicubic_and_EFAR.mp4', '000_efar-s-bicubic.mp4']
     names = ['table.txt', *(f'{clip}.png' for clip in HELD_OUT), *films]
-    assert lines[-6:] == [f'results/quickstart/{name}' for name in names]
-    assert all(Path(line).is_file() for line in lines[-6:])
-    assert [open_source(f'results/quickstart/{name}').size for name in films] == [(32, 64), (32, 128)]
+    assert lines[-7:] == [f'results/quickstart/{name}' for name in names]
+    assert all(Path(line).is_file() for line in lines[-7:])
+    assert [open_source(f'results/quickstart/{name}').size for name in films] == [(32, 64), (32, 128), (32, 64)]
     assert '+0.50 dB' in Path('results/quickstart/table.txt').read_text()
 
 
