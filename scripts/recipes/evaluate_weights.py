@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def label(crf: int | None) -> str:
-    return 'clean' if crf is None else f'CRF {crf}'
+    return 'PSNR, SSIM, tOF on clean clips' if crf is None else f'on the same, x264 of CRF {crf}'
 
 
 def folder_name(clip: str, crf: int | None) -> str:
