@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jinja2
@@ -27,6 +28,8 @@ from basicsr_plugins.benchmark.tables import (
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import write_atomically
 
+HERE = Path(__file__).parent
+
 LARGEST_LOSSLESS = 600_000  # pixels; a page of larger frames would be too heavy to open
 LOSSLESS = 101  # OpenCV's WebP encoder takes a quality above 100 for lossless
 LOSSY = 95
@@ -46,18 +49,10 @@ def write_report(results: Results, folder: str | Path) -> Path:
         InputError: A picture is missing, damaged, or not of the size of its fellows.
     """
     folder = Path(folder)
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template('report.html').render(
+    page = render(
+        'report.html',
         results=results,
-        style=Markup((here / 'report.css').read_text(encoding='utf-8')),
-        script=Markup((here / 'report.js').read_text(encoding='utf-8')),
+        script=Markup((HERE / 'report.js').read_text(encoding='utf-8')),
         settings=settings_sentence(results),
         metrics=metrics_sentence(results),
         notes_on_averages=notes_on_averages(results),
@@ -70,6 +65,19 @@ def write_report(results: Results, folder: str | Path) -> Path:
     path = folder / 'report.html'
     write_atomically(path, page)
     return path
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template beside this file makes of values, in the reports' style."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup((HERE / 'report.css').read_text(encoding='utf-8'))
+    return environment.get_template(template).render(style=style, **values)
 
 
 def settings_sentence(results: Results) -> str:

@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import jinja2
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from basicsr_plugins.benchmark.figures import PLOT_STYLE, inline_svg, short_name
-from basicsr_plugins.benchmark.page import settings_sentence, table_rows
+from basicsr_plugins.benchmark.page import render, settings_sentence, table_rows
 from basicsr_plugins.benchmark.results import Results
 from basicsr_plugins.benchmark.runner import run_benchmark
 from basicsr_plugins.benchmark.settings import Benchmark
@@ -75,14 +74,6 @@ def _write_csv(names: Sequence[str], out: Path) -> None:
 
 
 def _page(found: Mapping[str, Results], scales: Mapping[str, Scale]) -> str:
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables = [
         {
             'name': name,
@@ -94,13 +85,7 @@ def _page(found: Mapping[str, Results], scales: Mapping[str, Scale]) -> str:
         for name, results in found.items()
     ]
     first = next(iter(found.values()))
-    return environment.get_template('scales.html').render(
-        first=first,
-        style=Markup((here / 'report.css').read_text(encoding='utf-8')),
-        tables=tables,
-        shown=SHOWN,
-        curve=curve(found, scales),
-    )
+    return render('scales.html', first=first, tables=tables, shown=SHOWN, curve=curve(found, scales))
 
 
 def curve(found: Mapping[str, Results], scales: Mapping[str, Scale]) -> Markup:

@@ -18,9 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basicsr_plugins.data.bicubic_lr import bicubic_downsample, crop_to_scale
-from basicsr_plugins.data.clips import ClipReader
-from basicsr_plugins.data.frame_formats import DecodedFrame
-from basicsr_plugins.data.meta_info import ClipInfo
+from basicsr_plugins.data.clips import ClipReader, DerivedReader
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.ops.bicubic import resize_bicubic
 from basicsr_plugins.option_schema import Key, Schema
@@ -65,8 +63,8 @@ def shrink_image(image: np.ndarray, name: str, scale: Scale) -> np.ndarray:
     return lq.clamp(0, 1).mul(255).round().byte().numpy()
 
 
-class CroppedReader:
-    """The frames of a GT reader, cropped to the scaled size of LR frames made of them; takes a `ClipReader`'s place.
+class CroppedReader(DerivedReader):
+    """The frames of a GT reader, cropped to the scaled size of LR frames made of them.
 
     Args:
         gt: Reads the GT.
@@ -74,17 +72,11 @@ class CroppedReader:
     """
 
     def __init__(self, gt: ClipReader, scale: Scale):
-        self.gt, self.scale = gt, scale
-        self.root, self.is_lmdb = gt.root, gt.is_lmdb
-
-    def clips(self) -> list[ClipInfo]:
-        return self.gt.clips()
-
-    def open(self, clip: str, frame: str) -> DecodedFrame:
-        return DecodedFrame(self.read(clip, frame))
+        super().__init__(gt)
+        self.scale = scale
 
     def read(self, clip: str, frame: str) -> np.ndarray:
-        return crop_to_scale(self.gt.read(clip, frame), self.scale)
+        return crop_to_scale(self.source.read(clip, frame), self.scale)
 
 
 # ---------------------------------------------------------------------------- training

@@ -25,9 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basicsr_plugins.data.any_scale import BICUBIC, shrink_image
-from basicsr_plugins.data.clips import ClipReader
-from basicsr_plugins.data.frame_formats import DecodedFrame
-from basicsr_plugins.data.meta_info import ClipInfo
+from basicsr_plugins.data.clips import ClipReader, DerivedReader
 from basicsr_plugins.errors import InputError, suggest
 from basicsr_plugins.scales import Scale, describe_scale
 
@@ -87,8 +85,8 @@ def bd_downsample_images(images: np.ndarray, name: str, scale: int = SCALE) -> n
     return (lq.clip(0, 1) * peak).round().astype(images.dtype)
 
 
-class DegradedReader:
-    """LR frames made of a GT reader's frames, whole ones, when they are read; takes a `ClipReader`'s place.
+class DegradedReader(DerivedReader):
+    """LR frames made of a GT reader's frames, rounded to 8 bits as files are.
 
     Args:
         gt: Reads the GT.
@@ -102,19 +100,12 @@ class DegradedReader:
     def __init__(self, gt: ClipReader, name: str, scale: Scale):
         if name not in BICUBIC:
             check_convention(name, scale)
-        self.gt, self.name, self.scale = gt, name, scale
-        self.root, self.is_lmdb = gt.root, gt.is_lmdb
-
-    def clips(self) -> list[ClipInfo]:
-        return self.gt.clips()
-
-    def open(self, clip: str, frame: str) -> DecodedFrame:
-        """A frame, rounded to 8 bits as files are: (h // 4, w // 4), or `scales.lr_size` of bicubic."""
-        return DecodedFrame(self.read(clip, frame))
+        super().__init__(gt)
+        self.name, self.scale = name, scale
 
     def read(self, clip: str, frame: str) -> np.ndarray:
-        """As `open`: (h, w, 3), BGR, uint8."""
-        image = self.gt.read(clip, frame)
+        """(h // 4, w // 4, 3), or `scales.lr_size` of bicubic; BGR, uint8."""
+        image = self.source.read(clip, frame)
         if self.name in BICUBIC:
             return shrink_image(image, self.name, self.scale)
         return bd_downsample_images(image[None], self.name, self.scale)[0]

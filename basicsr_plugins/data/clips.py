@@ -103,6 +103,29 @@ class ClipReader:
         return DecodedFrame(image)
 
 
+class DerivedReader:
+    """Frames that are made of another reader's when they are read; takes a `ClipReader`'s place.
+
+    Args:
+        source: Reads what they are made of.
+    """
+
+    def __init__(self, source: ClipReader):
+        self.source = source
+        self.root, self.is_lmdb = source.root, source.is_lmdb
+
+    def clips(self) -> list[ClipInfo]:
+        return self.source.clips()
+
+    def open(self, clip: str, frame: str) -> DecodedFrame:
+        """A frame, whole."""
+        return DecodedFrame(self.read(clip, frame))
+
+    def read(self, clip: str, frame: str) -> np.ndarray:
+        """A frame, (h, w, 3), BGR, uint8."""
+        raise NotImplementedError
+
+
 def paired_clips(lq: ClipReader, gt: ClipReader | None, meta_info_file: str | None) -> list[tuple[ClipInfo, ClipInfo]]:
     """Clips that LQ and GT have in common, as pairs (LQ, GT); where there is no GT, the LQ clip stands for it.
 

@@ -17,13 +17,10 @@ END = object()
 
 
 def read_ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
-    """The items in order, made by a thread up to `depth` ahead; 0: made when they are asked for.
+    """The items in order, made by a thread up to `depth` ahead.
 
     Close this iterator, and its thread ends with the item that it is at.
     """
-    if depth < 1:
-        yield from items
-        return
     channel, stopped = queue.Queue(depth), threading.Event()
 
     def work() -> None:
@@ -58,7 +55,7 @@ class WriteBehind:
 
     Args:
         write: What takes an item.
-        depth: How many items may wait; 0: each is written at once, without a thread.
+        depth: How many items may wait.
     """
 
     def __init__(self, write: Callable[[Any], None], depth: int):
@@ -66,12 +63,11 @@ class WriteBehind:
         self._error = None
         self._ended = False
         self._stopped = threading.Event()
-        self._channel = queue.Queue(depth) if depth > 0 else None
-        self._thread = threading.Thread(target=self._work, daemon=True) if depth > 0 else None
+        self._channel = queue.Queue(depth)
+        self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> WriteBehind:
-        if self._thread is not None:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def put(self, item: Any) -> None:
@@ -80,15 +76,10 @@ class WriteBehind:
         Raises:
             What `write` raised for this item or one before it; it gets no other item after that.
         """
-        if self._thread is None:
-            self._write(item)
-            return
         self._raise()
         self._channel.put(item)
 
     def __exit__(self, kind, *_) -> None:
-        if self._thread is None:
-            return
         try:
             self._end()
         except BaseException:  # Ctrl-C while it waits: what still waits is not written

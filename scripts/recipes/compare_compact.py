@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cv2
 import torch
+import yaml
 from basicsr.data import build_dataset
 from basicsr.metrics import calculate_psnr
 from basicsr.models import build_model
@@ -33,12 +34,13 @@ from basicsr_plugins.files import write_atomically
 
 CANDIDATES = {
     '32 channels, 4 blocks, upsampler 24': {'num_feat': 32, 'num_block': 4, 'upsample_feat': 24},
-    '32 channels, 4 blocks, upsampler 32, 64': {'num_feat': 32, 'num_block': 4},
+    '32 channels, 4 blocks, upsampler 32, 64': {'num_feat': 32, 'num_block': 4, 'upsample_feat': None},
     '32 channels, 10 blocks, upsampler 24': {'num_feat': 32, 'num_block': 10, 'upsample_feat': 24},
     '48 channels, 5 blocks, upsampler 32': {'num_feat': 48, 'num_block': 5, 'upsample_feat': 32},
     '48 channels, 10 blocks, upsampler 32': {'num_feat': 48, 'num_block': 10, 'upsample_feat': 32},
     '64 channels, 10 blocks, upsampler 32': {'num_feat': 64, 'num_block': 10, 'upsample_feat': 32},
 }
+OPTIONS = Path('options/train_EFAR-S_bicubic.yml')
 RESULTS = Path('results/compact')
 LR = 1e-3
 FRAME = 180, 320
@@ -71,8 +73,9 @@ def main() -> None:
 def compare(arguments: dict, flow: Path, minutes: float) -> dict:
     """Train a candidate and measure it: PSNR (dB, RGB) on held-out clips, seconds a frame (one thread, float32)."""
     with tempfile.TemporaryDirectory() as folder:
-        model = build_model(options(arguments, flow, folder))
-        train = build_dataset(dict(TRAIN, phase='train', scale=4))
+        opt = options(arguments, flow, folder)
+        model = build_model(opt)
+        train = build_dataset({**opt['datasets']['train'], 'phase': 'train', 'scale': opt['scale']})
         start, i, done = time.process_time(), 0, 0.0
         while done < 1:
             rate = LR * min(1, (i + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done))
@@ -82,8 +85,7 @@ def compare(arguments: dict, flow: Path, minutes: float) -> dict:
             model.optimize_parameters(i + 1)
             i, done = i + 1, (time.process_time() - start) / (60 * minutes)
     net = model.get_bare_model(model.net_g).eval()
-    val = {'name': 'val', 'type': 'VSRTestDataset', 'io_backend': {'type': 'disk'}, 'phase': 'val', 'scale': 4}
-    val.update(dataroot_gt='datasets/generated_val/GT', dataroot_lq='datasets/generated_val/BIx4')
+    val = {**opt['datasets']['val'], 'phase': 'val', 'scale': opt['scale']}
     return {
         'parameters': sum(parameter.numel() for parameter in net.parameters()),
         'iterations': i,
@@ -92,30 +94,13 @@ def compare(arguments: dict, flow: Path, minutes: float) -> dict:
     }
 
 
-TRAIN = {'name': 'train', 'type': 'SyntheticMotionDataset', 'num_frame': 7, 'gt_size': 192}
-
-
 def options(arguments: dict, flow: Path, folder: str) -> dict:
-    """For `build_model`."""
-    return {
-        'name': 'compare_compact',
-        'model_type': 'VSRModel',
-        'num_gpu': 0,
-        'is_train': True,
-        'dist': False,
-        'rank': 0,
-        'scale': 4,
-        'network_g': {'type': 'EFAR', **arguments, 'flow': 'pyramid', 'spynet_path': str(flow)},
-        'path': {'models': folder, 'log': folder},
-        'train': {
-            'amp': 'bfloat16',
-            'optim_g': {'type': 'Adam', 'lr': LR, 'betas': [0.9, 0.99]},
-            'scheduler': {'type': 'MultiStepLR', 'milestones': [10**9]},
-            'total_iter': 10**9,
-            'fix_flow': 10**9,
-            'pixel_opt': {'type': 'CharbonnierLoss', 'eps': 1e-12},
-        },
-    }
+    """The option file of the compact EFAR with other arguments, for `build_model`; the rate is set from outside."""
+    found = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
+    found.update(num_gpu=0, is_train=True, dist=False, rank=0, path={'models': folder, 'log': folder})
+    found['network_g'].update(arguments, spynet_path=str(flow))
+    found['train'].update(amp='bfloat16', fix_flow=found['train']['total_iter'])
+    return found
 
 
 @torch.no_grad()
