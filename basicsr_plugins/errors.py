@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
@@ -69,6 +71,10 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads the output, as `head` does, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes as it ends
+        code = 128 + signal.SIGPIPE
     except InputError as error:
         print(f'error: {one_line(error)}', file=sys.stderr)
         code = 1

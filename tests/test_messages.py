@@ -1,6 +1,9 @@
 """Every message to the user is a whole sentence."""
 
 import ast
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -31,3 +34,13 @@ def test_the_library_speaks_of_arguments(folder):
         if file.name != 'entries.py':
             for line, text in messages(file):
                 assert ' --' not in text, f'{file.name}:{line}: {text}'
+
+
+def test_a_reader_that_has_read_enough_gets_no_traceback():
+    """As `basicsr-plugins options EFAR | head -1`: the pipe is closed before all is written."""
+    read, write = os.pipe()
+    os.close(read)
+    script = "from basicsr_plugins.errors import run_script; run_script(lambda: print('x' * 100_000))"
+    ended = subprocess.run([sys.executable, '-c', script], stdout=write, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, '')
