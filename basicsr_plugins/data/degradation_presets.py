@@ -96,14 +96,14 @@ REALBASICVSR = [
 FILM = [
     {
         'type': 'blur',
-        'prob': 0.6,
+        'prob': 0.5,
         'size': [7, 15],
         'kinds': {'iso': 0.6, 'aniso': 0.3, 'plateau_iso': 0.1},
         'sigma': [0.2, 2.0],
     },
     {'type': 'shrink', 'filters': ['imresize', 'imresize', 'area', 'bilinear', 'bicubic']},
-    {'type': 'noise', 'prob': 0.5, 'gaussian': [0.5, 6], 'poisson': [0.02, 0.5], 'grey_prob': 0.5},
-    {'type': 'video', 'prob': 0.9, 'lead_in': True, 'shift': True},
+    {'type': 'noise', 'prob': 0.4, 'gaussian': [0.5, 6], 'poisson': [0.02, 0.5], 'grey_prob': 0.5},
+    {'type': 'video', 'prob': 0.8, 'crf': [14, 35], 'lead_in': True, 'shift': True},
 ]
 
 PRESETS = {'realbasicvsr': REALBASICVSR, 'film': FILM}
