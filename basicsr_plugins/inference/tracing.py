@@ -2,7 +2,8 @@
 
 PyTorch's tracer makes them. It writes numbers that Python computes from sizes into the graph as constants, so each
 graph is traced at two sizes and must come out the same. Deformable convolution becomes `DeformConv` (opset 19), warping
-`GridSample`; SpyNet, whose sizes Python computes, is traced through `_spynet_flow`, which gives the same values.
+`GridSample`; SpyNet, whose sizes Python computes, and bilinear upsampling are traced through functions that give the
+same values.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ OUTPUTS = {
     WHOLE: 'output',
 }
 SINGLE = frozenset(OUTPUTS.values())  # names of results that are no tuples
+_resize = F.interpolate  # as it is outside of tracing
 _lock = threading.Lock()  # tracing replaces functions for all threads
 
 
@@ -174,6 +176,7 @@ def _exportable() -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # where PyTorch prints whole graphs
         warnings.simplefilter('ignore')  # that Python's numbers become constants: it is checked
         stack.enter_context(replaced(SpyNet, 'forward', _spynet_flow))
+        stack.enter_context(replaced(F, 'interpolate', _interpolate))
         stack.enter_context(replaced(deform_conv, 'select_backend', lambda *_: 'torchvision'))  # one operator
         torch.onnx.register_custom_op_symbolic('torchvision::deform_conv2d', _deform_conv, OPSET)
         yield
@@ -239,6 +242,24 @@ def _spynet_flow(net: SpyNet, ref: Tensor, supp: Tensor) -> Tensor:
     flow = F.interpolate(flow, size=padded, mode='bilinear', align_corners=False)
     shrink = torch.stack([before / after for before, after in zip(padded, resized)][::-1])  # of x, of y
     return (flow * shrink.view(1, 2, 1, 1))[:, :, : sides[0], : sides[1]]
+
+
+def _interpolate(
+    x: Tensor, size=None, scale_factor=None, mode: str = 'nearest', align_corners=None, **options
+) -> Tensor:
+    """`F.interpolate`, with bilinear upsampling by whole factors as sums of neighbours, the same to rounding.
+
+    A network adds its details to a frame that is enlarged so. In bfloat16 OpenVINO would round that frame, as it does
+    for every `Resize`; sums behind the last convolution it leaves in float32.
+    """
+    if mode != 'bilinear' or align_corners or not isinstance(scale_factor, (int, float)) or scale_factor % 1:
+        return _resize(x, size, scale_factor, mode, align_corners, **options)
+    places = [(k + 0.5) / scale_factor - 0.5 for k in range(int(scale_factor))]
+    for axis, border in ((2, (0, 0, 1, 1)), (3, (1, 1, 0, 0))):
+        before, here, after = (F.pad(x, border, 'replicate').narrow(axis, i, x.shape[axis]) for i in range(3))
+        phases = [(1 - abs(place)) * here + abs(place) * (before if place < 0 else after) for place in places]
+        x = torch.stack(phases, axis + 1).flatten(axis, axis + 1)
+    return x
 
 
 def _first_difference(one: bytes, other: bytes) -> str:

@@ -12,6 +12,7 @@ from basicsr_plugins.commands import main
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference import sessions
 from basicsr_plugins.inference.exported import Export, write_export
+from basicsr_plugins.inference.precision import LARGEST_LOSS, loss_at
 from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.sessions import OpenVINO
 from basicsr_plugins.models.network_spec import spec_of
@@ -98,6 +99,18 @@ def test_positions_stay_precise_in_bfloat16(name):
     result = on_runtime(net, 'openvino', torch.bfloat16).backward_step(**inputs)
     error = (result - expected).square().mean().sqrt() / expected.std()
     assert 1e-5 < error < 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['efar-s-bicubic', 'rt-video'])
+def test_bfloat16_is_as_good_as_auto_asks(name):
+    """Of the enlarged frame, to which a network adds its details, nothing is rounded."""
+    pytest.importorskip('openvino', reason='openvino is not installed')
+    if torch.bfloat16 not in OpenVINO.dtypes():
+        pytest.skip('this processor has no bfloat16')
+    net, frames = load_network(name), film(2, 36, 52)
+    difference = upscale(on_runtime(net, 'openvino', torch.bfloat16), frames) - upscale(net, frames)
+    assert loss_at(-10 * difference.square().mean().log10().item()) < LARGEST_LOSS
 
 
 @torch.no_grad()
