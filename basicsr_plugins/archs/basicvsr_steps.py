@@ -44,6 +44,6 @@ class BasicVSRSteps(Steps):
         net = self.net
         feat = net.lrelu(net.fusion(torch.cat((backward_state, state), dim=1)))
         for upconv in (net.upconv1, net.upconv2):
-            feat = net.lrelu(net.pixel_shuffle(upconv(feat)))  # (b, c, 2h, 2w), (b, 64, 4h, 4w)
+            feat = net.pixel_shuffle(net.lrelu(upconv(feat)))  # (b, c, 2h, 2w), (b, 64, 4h, 4w)
         residue = net.conv_last(net.lrelu(net.conv_hr(feat)))
         return residue + F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)

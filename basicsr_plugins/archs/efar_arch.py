@@ -235,10 +235,10 @@ class MultiScaleUpsampler(nn.Module):
     def forward(self, frame: Tensor, backward_state: Tensor, forward_state: Tensor) -> Tensor:
         """(b, 3, h, w) and twice (b, c, h, w) -> (b, 3, s * h, s * w)."""
         feat = self.lrelu(self.fusion(torch.cat((backward_state, forward_state), dim=1)))
-        feat = self.lrelu(F.pixel_shuffle(self.upconv1(feat), self.first_scale))  # (b, c, 2h, 2w); at x3 (b, c, 3h, 3w)
+        feat = F.pixel_shuffle(self.lrelu(self.upconv1(feat)), self.first_scale)  # (b, c, 2h, 2w); at x3 (b, c, 3h, 3w)
         enlarged = F.interpolate(frame, scale_factor=self.first_scale, mode='bilinear', align_corners=False)
         feat = self.lrelu(self.fusion_x2(torch.cat((feat, laid_out_as(enlarged, feat)), dim=1)))
         if self.scale == 4:
-            feat = self.lrelu(F.pixel_shuffle(self.upconv2(feat), 2))  # (b, 64, 4h, 4w)
+            feat = F.pixel_shuffle(self.lrelu(self.upconv2(feat)), 2)  # (b, 64, 4h, 4w)
             enlarged = F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)
         return self.conv_last(feat) + enlarged

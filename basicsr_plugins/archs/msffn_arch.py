@@ -216,9 +216,9 @@ class MSFFN(nn.Module):
 
     def reconstruct(self, feat: Tensor, frame: Tensor) -> Tensor:
         """(b, c, h, w) and (b, 3, h, w) -> (b, 3, s * h, s * w)."""
-        feat = self.lrelu(F.pixel_shuffle(self.upconv1(feat), self.first_scale))  # (b, c, 2h, 2w); at x3 (b, c, 3h, 3w)
+        feat = F.pixel_shuffle(self.lrelu(self.upconv1(feat)), self.first_scale)  # (b, c, 2h, 2w); at x3 (b, c, 3h, 3w)
         if self.scale == 4:
-            feat = self.lrelu(F.pixel_shuffle(self.upconv2(feat), 2))  # (b, c, 4h, 4w)
+            feat = F.pixel_shuffle(self.lrelu(self.upconv2(feat)), 2)  # (b, c, 4h, 4w)
         enlarged = F.interpolate(frame, scale_factor=self.scale, mode='bilinear', align_corners=False)
         return self.conv_last(feat) + enlarged
 

@@ -125,7 +125,7 @@ class ZoomingSlowMo(RecurrentNetwork):
     def _reconstruct(self, forward_hidden: Tensor, backward_hidden: Tensor) -> Tensor:
         feat = self.reconstruction(self.fusion(torch.cat((forward_hidden, backward_hidden), dim=1)))
         for upconv in (self.upconv1, self.upconv2):
-            feat = _lrelu(F.pixel_shuffle(upconv(feat), 2))
+            feat = F.pixel_shuffle(_lrelu(upconv(feat)), 2)
         return self.conv_last(_lrelu(self.conv_hr(feat)))
 
 
