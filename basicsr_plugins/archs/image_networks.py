@@ -9,10 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.scales import MAX_SCALE, Scale, check_scale, scaled_size
+from basicsr_plugins.scales import (
+    MAX_SCALE,
+    Place,
+    Scale,
+    Size,
+    check_scale,
+    check_scale_range,
+    scaled_size,
+    whole_place,
+)
 
 
 class ImageNetwork(nn.Module):
@@ -51,44 +61,53 @@ class EnlargedImageNetwork(ImageNetwork):
 class AnyScaleNetwork(nn.Module):
     """A network of single images in RGB that enlarges to any size: (b, 3, h, w) -> (b, 3, H, W), values in [0, 1].
 
-    Its subclasses have `enlarge(x, size)`.
+    Its subclasses have `features(x)`, (b, f, h, w), and `enlarge(feat, place)`, (b, 3, H, W) of a place.
 
     Args:
         scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run may set its own.
+        trained_scales: The least and the greatest factor that its weights are trained for; others are possible.
 
     Raises:
-        InputError: If `scale` is out of its range.
+        InputError: If `scale` or `trained_scales` is out of its range.
     """
 
     input_type = 'image'
     scale_range = (1, MAX_SCALE)
 
-    def __init__(self, scale: float | Sequence[float]):
+    def __init__(self, scale: float | Sequence[float], trained_scales: Sequence[float]):
         super().__init__()
         check_scale(scale, f'{type(self).__name__}: scale')
+        check_scale_range(trained_scales, f'{type(self).__name__}: trained_scales')
         self.scale: Scale = scale
+        self.trained_scales = tuple(trained_scales)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, places: tuple[Place, ...] | None = None, size: Size | None = None) -> Tensor:
         """Enlarge images.
 
         Args:
             x: (b, 3, h, w), RGB in [0, 1].
-            size: H and W; None: by `scale`, halves rounded up.
+            places: Where the result lies, one for all of a batch or one of each; their sizes are one.
+            size: H and W, in place of `places`; without either by `scale`, halves rounded up.
 
         Returns:
-            (b, 3, H, W).
+            (b, 3, H, W), of the places.
 
         Raises:
             InputError: If the size is smaller than the images, or over 16 times as large.
         """
-        h, w = x.shape[-2:]
-        height, width = scaled_size((h, w), self.scale) if size is None else size
-        if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
-            raise InputError(
-                f'{type(self).__name__} makes images of {w}x{h} up to {MAX_SCALE} times as large, not {width}x{height} '
-                'of them.'
-            )
-        return self.enlarge(x, (height, width))
+        if places is None:
+            h, w = x.shape[-2:]
+            height, width = scaled_size((h, w), self.scale) if size is None else size
+            if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
+                raise InputError(
+                    f'{type(self).__name__} makes images of {w}x{h} up to {MAX_SCALE} times as large, not '
+                    f'{width}x{height} of them.'
+                )
+            places = (whole_place((h, w), (height, width)),)
+        feat = self.features(x)
+        if len(places) == 1:
+            return self.enlarge(feat, places[0])
+        return torch.cat([self.enlarge(one, place) for one, place in zip(feat.split(1), places)])
 
 
 def he_init(net: nn.Module) -> None:

@@ -10,7 +10,7 @@ Choices: images enter as 2x - 1, as in the released code. The MLP's first layer 
 they are looked up, as the 3 x 3 convolution that it is on them: the same sum, at LR size.
 
 Shape shorthand: b batch, f channels of the features, m channels of the MLP, h and w height and width of the LR image, H
-and W of the HR image.
+and W of what is made of the HR image.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from basicsr_plugins.archs.image_networks import AnyScaleNetwork
 from basicsr_plugins.archs.residual_dense import ResidualDenseFeatures
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.scales import Place, Span
 
 TAPS = 9
 EDGE = 1e-6  # features are looked up a little beyond half a pixel, so that ties fall to one side
@@ -46,9 +47,10 @@ class LIIF(AnyScaleNetwork):
         num_hidden: Channels of each hidden layer of the MLP.
         num_layer: Hidden layers.
         scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run may set its own.
+        trained_scales: The least and the greatest factor that its weights are trained for; others are possible.
 
     Raises:
-        InputError: If there is no such encoder.
+        InputError: If there is no such encoder, or a scale is out of its range.
     """
 
     argument_ranges: ClassVar = {'num_hidden': (1, 4096), 'num_layer': (1, 1000)}
@@ -61,8 +63,9 @@ class LIIF(AnyScaleNetwork):
         num_hidden: int = 256,
         num_layer: int = 4,
         scale: float | Sequence[float] = 4,
+        trained_scales: Sequence[float] = (1, 4),
     ):
-        super().__init__(scale)
+        super().__init__(scale, trained_scales)
         if encoder not in ENCODERS:
             raise InputError(f'LIIF: encoder must be one of {", ".join(ENCODERS)}, but is {encoder!r}.')
         self.encoder = (EDSRFeatures if encoder == 'edsr' else ResidualDenseFeatures)(3, num_feat, num_block)
@@ -70,17 +73,20 @@ class LIIF(AnyScaleNetwork):
         self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in zip(widths, widths[1:]))
         self.last = nn.Linear(num_hidden, 3)
 
-    def enlarge(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """(b, 3, h, w) -> (b, 3, H, W), some rows at a time."""
-        (h, w), (height, width) = x.shape[-2:], size
+    def features(self, x: Tensor) -> Tensor:
+        """(b, 3, h, w) -> (b, m, h, w), what the first layer makes of the features."""
         feat = self.encoder(2 * x - 1)
         kernel = self.hidden[0].weight[:, : feat.size(1) * TAPS].reshape(-1, feat.size(1), 3, 3)
-        feat = F.conv2d(feat, kernel, self.hidden[0].bias, padding=1)  # (b, m, h, w), a part of the first layer
-        rows, columns = nearest(h, height, x), nearest(w, width, x)
-        cell = 2 * x.new_tensor((h / height, w / width))
+        return F.conv2d(feat, kernel, self.hidden[0].bias, padding=1)
+
+    def enlarge(self, feat: Tensor, place: Place) -> Tensor:
+        """(b, m, h, w) -> (b, 3, H, W) of the place, some rows at a time."""
+        rows, columns = (nearest(span, feat) for span in place)
+        cell = feat.new_tensor([2 * span.length / span.target for span in place])
+        height, width = (span.stop - span.start for span in place)
         bands = [
-            self.predict(feat, [(index[some], place[some]) for index, place in rows], columns, cell)
-            for some in torch.arange(height, device=x.device).split(max(MAX_PIXELS // width, 1))
+            self.predict(feat, [(index[some], relative[some]) for index, relative in rows], columns, cell)
+            for some in torch.arange(height, device=feat.device).split(max(MAX_PIXELS // width, 1))
         ]
         return torch.cat(bands, dim=2) / 2 + 0.5
 
@@ -136,22 +142,23 @@ class EDSRFeatures(nn.Module):
         return first + self.conv_body(self.body(first))
 
 
-def nearest(length: int, enlarged: int, like: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each of `enlarged` pixels, the nearest feature on either side.
+def nearest(span: Span, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For each HR pixel of a span, the nearest feature on either side.
 
     Args:
-        length: LR pixels.
-        enlarged: HR pixels.
-        like: A tensor of the device and the dtype of the places.
+        span: Of n HR pixels.
+        like: A tensor of the device and the dtype of the coordinates.
 
     Returns:
-        For both sides: indices (enlarged,), and the pixel's coordinates relative to those (enlarged,), where an LR
-        pixel's length is 2.
+        For both sides: indices (n,) among the LR pixels that are given, and the HR pixel's coordinates relative to
+        those (n,), where an LR pixel's length is 2.
     """
-    centres = (2 * torch.arange(enlarged, device=like.device, dtype=torch.float64) + 1) / enlarged - 1
+    length = span.length
+    pixels = torch.arange(span.start, span.stop, device=like.device, dtype=torch.float64)
+    centres = (2 * pixels + 1) / span.target - 1
     found = []
     for side in SIDES:
         aside = (centres + side / length + EDGE).clamp(EDGE - 1, 1 - EDGE)
         index = ((aside + 1) * length / 2).long()
-        found.append((index, ((centres + 1) * length - (2 * index + 1)).to(like)))
+        found.append((index - span.first, ((centres + 1) * length - (2 * index + 1)).to(like)))
     return found

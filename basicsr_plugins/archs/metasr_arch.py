@@ -9,7 +9,8 @@ Choices: positions are computed from integers, r being H / h and W / w, so that 
 no more; where they differ, 1 / r is their geometric mean's; images enter as they are. The released code is declared
 faulty by its author, so this follows the paper.
 
-Shape shorthand: b batch, f channels of the features, h and w height and width of the LR image, H and W of the HR image.
+Shape shorthand: b batch, f channels of the features, h and w height and width of the LR image, H and W of what is made
+of the HR image.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 
 from basicsr_plugins.archs.image_networks import AnyScaleNetwork
 from basicsr_plugins.archs.residual_dense import ResidualDenseFeatures
+from basicsr_plugins.scales import Place, Span
 
 TAPS = 9
 MAX_PATCHES = 2**24  # values of LR patches that are looked at at once
@@ -38,6 +40,10 @@ class MetaSR(AnyScaleNetwork):
         num_feat, num_block, num_conv, num_growth: Of RDN's features.
         num_hidden: Channels inside of the network that makes kernels.
         scale: Upscaling factor, from 1 to 16, or two, vertical and horizontal; a run may set its own.
+        trained_scales: The least and the greatest factor that its weights are trained for; others are possible.
+
+    Raises:
+        InputError: If a scale is out of its range.
     """
 
     argument_ranges: ClassVar = {'num_block': (1, 1000), 'num_growth': (1, 1024), 'num_hidden': (1, 4096)}
@@ -50,26 +56,28 @@ class MetaSR(AnyScaleNetwork):
         num_growth: int = 64,
         num_hidden: int = 256,
         scale: float | Sequence[float] = 4,
+        trained_scales: Sequence[float] = (1.1, 4),
     ):
-        super().__init__(scale)
+        super().__init__(scale, trained_scales)
         self.features = ResidualDenseFeatures(3, num_feat, num_block, num_conv, num_growth)
         self.kernels = nn.Sequential(
             nn.Linear(3, num_hidden), nn.ReLU(inplace=True), nn.Linear(num_hidden, 3 * TAPS * num_feat)
         )
 
-    def enlarge(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """(b, 3, h, w) -> (b, 3, H, W), the rows that lie alike in their LR pixels together."""
-        (h, w), (height, width) = x.shape[-2:], size
-        feat = F.pad(self.features(x), (1, 1, 1, 1))  # (b, f, h + 2, w + 2)
-        columns, horizontal = positions(w, width, x.device)
-        rows, vertical = positions(h, height, x.device)
-        inverse = math.sqrt(h * w / (height * width))
-        period, num_distinct = height // math.gcd(h, height), width // math.gcd(w, width)
-        output = x.new_empty(x.size(0), 3, height, width)
+    def enlarge(self, feat: Tensor, place: Place) -> Tensor:
+        """(b, f, h, w) -> (b, 3, H, W) of the place, the rows that lie alike in their LR pixels together."""
+        feat = F.pad(feat, (1, 1, 1, 1))  # (b, f, h + 2, w + 2)
+        (rows, vertical), (columns, horizontal) = (positions(span, feat.device) for span in place)
+        inverse = math.sqrt(math.prod(span.length / span.target for span in place))
+        height, width = (span.stop - span.start for span in place)
+        period, num_distinct = (
+            min(span.target // math.gcd(span.length, span.target), span.stop - span.start) for span in place
+        )
+        output = feat.new_empty(feat.size(0), 3, height, width)
         for phase in range(period):
             kernels = self.row_kernels(vertical[phase], horizontal, num_distinct, inverse)
-            at_once = max(MAX_PATCHES // (x.size(0) * feat.size(1) * TAPS * width), 1)
-            for some in torch.arange(phase, height, period, device=x.device).split(at_once):
+            at_once = max(MAX_PATCHES // (feat.size(0) * feat.size(1) * TAPS * width), 1)
+            for some in torch.arange(phase, height, period, device=feat.device).split(at_once):
                 output[:, :, some] = convolve(feat, rows[some], columns, kernels)
         return output
 
@@ -85,14 +93,14 @@ class MetaSR(AnyScaleNetwork):
         ]
 
 
-def positions(length: int, enlarged: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """For each of `enlarged` pixels, the index of its LR pixel, and how far beyond that one's start it lies, in [0, 1).
+def positions(span: Span, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """For each of n HR pixels, the index of its LR pixel, and how far beyond that one's start it lies, in [0, 1).
 
     Returns:
-        Two tensors (enlarged,), of whole numbers and of floats.
+        Two tensors (n,), of whole numbers, among the LR pixels that are given, and of floats.
     """
-    ends = torch.arange(enlarged, device=device) * length
-    return ends // enlarged, (ends % enlarged) / enlarged
+    starts = torch.arange(span.start, span.stop, device=device) * span.length
+    return starts // span.target - span.first, (starts % span.target) / span.target
 
 
 def convolve(feat: Tensor, rows: Tensor, columns: Tensor, kernels: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def _prefer_uint8(opt: dict) -> None:
     dataset = registered(DATASET_REGISTRY).get(section['type'])
     model = registered(MODEL_REGISTRY)[opt['model_type']]
     if getattr(model, 'takes_uint8', False) and 'uint8' in getattr(dataset, 'option_keys', {}):
-        section.setdefault('uint8', section.get('degradation') is None)
+        section.setdefault('uint8', all(section.get(key) is None for key in ('degradation', 'scale_range')))
 
 
 def output_root(root_path: str | os.PathLike) -> Path:

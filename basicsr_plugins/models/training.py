@@ -171,11 +171,6 @@ class TrainingModel(VideoRecurrentModel):
                 f'datasets: train: scale_range is for networks of any scale, as BasicAVSR; {spec.name} upscales by '
                 f'{describe_scale(spec.scale)}.'
             )
-        if spec.steps is None:
-            raise InputError(
-                f'datasets: train: scale_range is for networks that run step by step, as BasicAVSR; {spec.name} is '
-                'trained at one scale.'
-            )
         if spec.trained_scales is not None and list(spec.trained_scales) != list(scale_range):
             raise InputError(
                 f'datasets: train: scale_range is {list(scale_range)}, but network_g: trained_scales, which its '
@@ -205,10 +200,13 @@ class TrainingModel(VideoRecurrentModel):
         """
         data = dict(data)
         place = data.pop('place', None)
-        self.places = None if place is None else [tuple(Span(*span) for span in one) for one in place.tolist()]
         super().feed_data(to_device_samples(data, self.device))
         if self.is_train and 'gt' in data:
             self.lq, self.gt = prepare_sample(self.get_bare_model(self.net_g), self.lq, self.gt)
+        self.places = None
+        if place is not None:  # of frames, where each is an image of its own, as often
+            place = place.repeat_interleave(len(self.lq) // len(place), dim=0)
+            self.places = [tuple(Span(*span) for span in one) for one in place.tolist()]
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration, with the flow network frozen while `current_iter < fix_flow`.

@@ -54,13 +54,13 @@ class TrainingForward:
         net.forward = self
 
     def __call__(self, x: Tensor, places: tuple[Place, ...] | None = None) -> Tensor | tuple[Tensor, ...]:
-        """As the network's forward; `places` for a network of any size, which has steps."""
+        """As the network's forward; `places` for a network of any size."""
         if not self.net.training:
             return self._whole(x)
         # one region for the whole clip: it casts each weight once
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
             if self._steps is None:
-                output = self._run(self._whole, x)
+                output = self._run(self._whole, x, **({} if places is None else {'places': places}))
             else:
                 batch = CHECKPOINTED_BATCH if self.checkpointing else WHOLE_CLIP
                 output = run_clip(self._steps, x, self._run, batch, places)

@@ -13,6 +13,7 @@ from basicsr_plugins.archs.image_networks import AnyScaleNetwork, he_init
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.models.network_spec import fit_scale, spec_of
 from basicsr_plugins.models.restoration import luma, restore_frames
+from basicsr_plugins.scales import whole_place
 
 COUNTS = [  # published where a paper or its code says them; `archs/*_arch.py` say which
     ('SRCNN', {}, 57_281),
@@ -333,6 +334,23 @@ def test_any_size(network):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('size', [(24, 28), (21, 11), (9, 11)])
+@pytest.mark.parametrize('network', ['LIIF', 'MetaSR'])
+def test_any_scale_of_a_part(network, size):
+    """A crop is that of the whole; several of one size in a batch, of other sizes of the whole too."""
+    net = build(network, **(LIIF if network == 'LIIF' else RDN))
+    x = torch.rand(2, 3, 6, 7)
+    rows, columns = whole_place((6, 7), size)
+    for i, j in ((0, 0), (2, 5), (size[0] - 4, size[1] - 5)):
+        part = rows._replace(start=i, stop=i + 4), columns._replace(start=j, stop=j + 5)
+        expected = net(x, size=size)[..., i : i + 4, j : j + 5]
+        torch.testing.assert_close(net(x, (part,)), expected, atol=1e-6, rtol=1e-5)
+        other = tuple(span._replace(start=1, stop=k) for span, k in zip(whole_place((6, 7), (13, 12)), (5, 6)))
+        both = torch.cat((expected[:1], net(x[1:], size=(13, 12))[..., 1:5, 1:6]))
+        torch.testing.assert_close(net(x, (part, other)), both, atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize('size', [(12, 20), (8, 17), (5, 7)])
 def test_liif_by_the_pixel(size):
     """Each HR pixel by itself, as the paper describes it, features looked up by PyTorch's nearest sampling."""
@@ -363,7 +381,7 @@ def test_liif_by_the_pixel(size):
                 areas.append(place.prod().abs() + 1e-9)
             mean = sum(colour * area for colour, area in zip(colours, reversed(areas))) / sum(areas)
             expected[0, :, row, column] = mean / 2 + 0.5
-    torch.testing.assert_close(net(x, size), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(net(x, size=size), expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -393,7 +411,7 @@ def test_metasr_by_the_pixel(size):
             place = torch.tensor([y - i, z - j, math.sqrt(h / height * w / width)])
             kernel = net.kernels(place).reshape(-1, 3)
             expected[0, :, row, column] = feat[0, :, i : i + 3, j : j + 3].reshape(-1) @ kernel
-    torch.testing.assert_close(net(x, size), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(net(x, size=size), expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Option files by the literal commands, made small: online networks, TDAN, two of single images train and test."""
+"""Option files by the literal commands, made small: online networks, TDAN, one of single images train and test."""
 
 import csv
 import re
@@ -20,7 +20,6 @@ SMALL = {
     'FRVSR': {'num_feat': 8, 'num_block': 1},
     'TDAN': {'num_feat': 8, 'num_extract_block': 1, 'num_block': 1, 'deform_groups': 2},
     'VDSR': {'num_feat': 8, 'num_conv': 3},
-    'LIIF': {'num_feat': 8, 'num_block': 1, 'num_hidden': 16},
 }
 OWN_LOSSES = {'RSDN': {'structure', 'detail'}, 'FRVSR': {'warp'}, 'TDAN': {'aligned'}}
 

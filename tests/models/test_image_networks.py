@@ -61,15 +61,40 @@ def test_a_trained_sesr_is_collapsed_by_a_command(tmp_path, monkeypatch, capsys)
         command()
 
 
-def test_any_scale_is_of_a_run_not_of_samples(options):  # noqa: F811
-    """A run's factor is set in the network; samples of many are refused with a sentence."""
+def test_any_scale_is_of_a_run(options):  # noqa: F811
     options['network_g'] = {'type': 'LIIF', **SMALL['LIIF']}
     options['scale'] = 2.5
     (restored,) = restore_frames(build_model(copy.deepcopy(options)).net_g.eval(), torch.rand(1, 3, 6, 9))
     assert restored.shape == (3, 15, 23)
     options['datasets']['train']['scale_range'] = [2, 4]
-    with pytest.raises(InputError, match='for networks that run step by step, as BasicAVSR; LIIF is trained at one'):
+    with pytest.raises(
+        InputError, match=r'scale_range is \[2, 4\], but network_g: trained_scales, .* \[1, 4\]; set both'
+    ):
         build_model(options)
+
+
+@pytest.mark.parametrize('network', ['LIIF', 'MetaSR'])
+def test_any_scale_of_each_sample(network, options):  # noqa: F811
+    """The loss is that of each frame enlarged whole, by its sample's factor, at its sample's crop; in parts too."""
+    options['network_g'] = {'type': network, **SMALL[network], 'trained_scales': [1, 4]}
+    options['datasets']['train']['scale_range'] = [1, 4]
+    options['train'].update(pixel_opt={'type': 'L1Loss'}, accumulate=2)
+    torch.manual_seed(0)
+    model = build_model(options)
+    targets, starts, crop = [(11, 11), (19, 23)], [(0, 3), (10, 14)], 8
+    place = torch.tensor(
+        [[(8, side, 0, i, i + crop) for side, i in zip(*sample)] for sample in zip(targets, starts)]
+    )  # (b, 2, 5)
+    lq, gt = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, crop, crop)
+    net = build_network(options['network_g'])
+    net.load_state_dict(model.net_g.state_dict())
+    with torch.no_grad():
+        whole = [net(one, size=size) for one, size in zip(lq, targets)]
+    crops = [y[..., i : i + crop, j : j + crop] for y, (i, j) in zip(whole, starts)]
+    model.feed_data({'lq': lq, 'gt': gt, 'place': place})
+    model.optimize_parameters(1)
+    expected = (torch.stack(crops) - gt).abs().mean()
+    assert model.get_current_log()['l_pix'] == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize('network', SMALL)
