@@ -12,7 +12,7 @@ from basicsr_plugins.benchmark.evaluation import choose_view
 from basicsr_plugins.benchmark.machine import describe_machine, describe_versions, this_commit
 from basicsr_plugins.benchmark.methods import Method
 from basicsr_plugins.benchmark.profile import MACS_METHOD, MEMORY_METHOD, TIME_METHOD
-from basicsr_plugins.benchmark.results import METRICS, Results, Row, Values
+from basicsr_plugins.benchmark.results import Results, Row, Values
 from basicsr_plugins.benchmark.settings import Benchmark
 from basicsr_plugins.benchmark.tables import COSTS
 from basicsr_plugins.scales import describe_scale
@@ -33,6 +33,7 @@ def collect(files: Cache, methods: Sequence[Method], clips: Sequence[BenchmarkCl
         clips=[clip.name for clip in clips],
         rows=rows + published,
         pictures={clip.name: _pictures(files, methods, clip) for clip in clips},
+        metrics=benchmark.protocol.metrics,
     )
 
 
@@ -44,7 +45,8 @@ def failures(files: Cache, method: Method, clips: Sequence[BenchmarkClip]) -> di
 
 def _row(files: Cache, method: Method, clips: Sequence[BenchmarkClip]) -> Row:
     found = {clip.name: cache.read(files.clip(method, clip)) for clip in clips}
-    values = {name: {metric: one.get(metric) for metric in METRICS} for name, one in found.items() if one}
+    metrics = list(files.benchmark.protocol.metrics)
+    values = {name: {metric: one.get(metric) for metric in metrics} for name, one in found.items() if one}
     cost, cost_failure = {}, {}
     if files.benchmark.profile is not None:
         cost = {**cache.read(files.counts(method)), **cache.read(files.profile(method))}
@@ -55,7 +57,7 @@ def _row(files: Cache, method: Method, clips: Sequence[BenchmarkClip]) -> Row:
         error=_error(failures(files, method, clips), cost_failure.get('error'), len(clips)),
         **{name: cost.get(name) for name in (*COSTS, 'macs_failure')},
         clips=values,
-        average=_average(list(values.values())) if len(values) == len(clips) else {},
+        average=_average(metrics, list(values.values())) if len(values) == len(clips) else {},
         commits=sorted({str(one.get('commit')) for one in found.values() if one}),
     )
 
@@ -71,9 +73,9 @@ def _error(clip_failures: Mapping[str, str], cost_failure: str | None, num_clip:
     return '; '.join(reasons) or None
 
 
-def _average(clips: list[Values]) -> Values:
+def _average(metrics: Sequence[str], clips: list[Values]) -> Values:
     """The mean of the clips' values: each clip counts alike, however long."""
-    columns = {name: [clip[name] for clip in clips] for name in METRICS}
+    columns = {name: [clip[name] for clip in clips] for name in metrics}
     return {name: None if None in column else sum(column) / len(column) for name, column in columns.items()}
 
 

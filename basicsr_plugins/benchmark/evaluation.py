@@ -17,7 +17,7 @@ from torch import Tensor
 
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.benchmark.clips import BenchmarkClip
-from basicsr_plugins.benchmark.results import METRICS
+from basicsr_plugins.benchmark.results import LPIPS, METRICS
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import write_atomically
 from basicsr_plugins.models.vsr_model import BORDER_FRAMES, frame_metric
@@ -25,6 +25,7 @@ from basicsr_plugins.scales import Scale
 
 MAX_CROP = 160
 SSIM_WINDOW = 11
+LPIPS_WINDOW = 32
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Protocol:
         padding: As in `restoration.restore_frames`.
         scale: Upscaling factor, or two, vertical and horizontal.
         degradation: How LQ is made of GT, of `any_scale.BICUBIC`; None where LQ clips are given.
+        lpips: Whether LPIPS is measured, of RGB, beside PSNR, SSIM and tOF.
     """
 
     y_channel: bool = True
@@ -48,6 +50,12 @@ class Protocol:
     padding: str = 'reflection_circle'
     scale: Scale = 4
     degradation: str | None = None
+    lpips: bool = False
+
+    @property
+    def metrics(self) -> dict[str, dict]:
+        """What is measured, as `results.METRICS`."""
+        return {**METRICS, **(LPIPS if self.lpips else {})}
 
     def num_frame(self, clip: BenchmarkClip) -> int:
         """How many frames of a clip are restored."""
@@ -72,10 +80,11 @@ class Protocol:
             InputError: If they are too small.
         """
         h, w = clip.gt[0].shape[1:]
-        if min(h, w) - 2 * self.crop_border < SSIM_WINDOW:
+        least, metric = (LPIPS_WINDOW, 'LPIPS') if self.lpips else (SSIM_WINDOW, 'SSIM')
+        if min(h, w) - 2 * self.crop_border < least:
             raise InputError(
                 f'clip {clip.name}: GT is {w}x{h}, of which a border of {self.crop_border} px leaves less than the '
-                f'{SSIM_WINDOW}x{SSIM_WINDOW} that SSIM needs.'
+                f'{least}x{least} that {metric} needs.'
             )
 
 
@@ -125,14 +134,15 @@ def evaluate_clip(
         progress: Called after each frame.
 
     Returns:
-        psnr (dB), ssim, tof (pixels; None where only one frame counts): means over the frames that count.
+        psnr (dB), ssim, tof (pixels; None where only one frame counts), where asked for lpips: means over the frames
+        that count.
 
     Raises:
         InputError: If the frames have another number or shape than those of GT, or values that are not finite.
     """
     counted = protocol.counted(clip)
     options = {'crop_border': protocol.crop_border, 'test_y_channel': protocol.y_channel}
-    values = {name: [] for name in METRICS}
+    values = {name: [] for name in protocol.metrics}
     lines = []
     previous = None
     num_frame = protocol.num_frame(clip)
@@ -149,7 +159,7 @@ def evaluate_clip(
         if i == view.index:
             write_view(image, view, pictures)
         if i in counted:
-            for name in METRICS:
+            for name in values:
                 values[name].append(frame_metric((image, gt), previous, {'type': f'calculate_{name}', **options}))
             previous = image, gt
         progress()

@@ -86,6 +86,8 @@ def settings_sentence(results: Results) -> str:
     labels = [metric['label'] for metric in results.metrics.values()]
     listed = ' and '.join(filter(None, [', '.join(labels[:-1]), labels[-1]]))
     channel = 'in RGB' if settings['channel'] == 'RGB' else f'on the {settings["channel"]} channel'
+    if 'lpips' in results.metrics and settings['channel'] != 'RGB':
+        channel += ' (LPIPS in RGB)'
     border = f'{settings["crop_border"]} px cut off each border' if settings['crop_border'] else 'no border cut off'
     device = 'the CPU' if settings['device'] == 'cpu' else settings['device']
     quality = f'{listed} at ×{settings["scale"]} {channel}, with {border}; frames: {settings["frames"]}.'

@@ -13,6 +13,7 @@ METRICS = {  # how they are shown; the functions are `calculate_<name>` of the r
     'ssim': {'label': 'SSIM', 'unit': '', 'better': 'higher', 'digits': 4},
     'tof': {'label': 'tOF', 'unit': 'px', 'better': 'lower', 'digits': 3},
 }
+LPIPS = {'lpips': {'label': 'LPIPS', 'unit': '', 'better': 'lower', 'digits': 4}}  # where it is asked for
 
 Values = dict  # metric -> value; None where it is not defined, as motion in a clip of one frame
 
@@ -78,7 +79,7 @@ class Results:
         rows: The methods.
         pictures: Clip -> `frame`, `window` (top, left, height, width), `line`, and `methods`: name -> `frame`, `crop`
             and `profile`, paths relative to the folder of the results.
-        metrics: As `METRICS`.
+        metrics: As `METRICS`, of what was measured.
     """
 
     title: str

@@ -11,6 +11,7 @@ from basicsr_plugins.benchmark.evaluation import Protocol
 from basicsr_plugins.benchmark.methods import Method, NetworkMethod
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.models.entries import bicubic
+from basicsr_plugins.models.vsr_model import check_metric
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ class Benchmark:
 
         Raises:
             InputError: If one is asked for that is not there, or no frame of one counts, or none of its pixels, or a
-                method cannot be measured on them.
+                method cannot be measured on them, or a metric not on this machine.
         """
+        for metric in self.protocol.metrics:
+            check_metric(f'calculate_{metric}')
         clips = open_clips(self.lq_root, self.gt_root, self.protocol.scale, self.protocol.degradation)
         known = [clip.name for clip in clips]
         for name in self.clip_names:

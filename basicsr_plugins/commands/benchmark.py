@@ -72,6 +72,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument(
         '--frames', default='all', choices=('all', 'inner'), help='inner: without the first and last two'
     )
+    group.add_argument('--lpips', action='store_true', help='LPIPS too, by the package lpips, with weights of AlexNet')
     group = parser.add_argument_group('cost')
     group.add_argument(
         '--untrained-in-cost-only', action='store_true', help='networks without a checkpoint restore no clips'
@@ -140,6 +141,7 @@ def make_benchmark(
             padding=args.padding,
             scale=scale,
             degradation=args.degradation,
+            lpips=args.lpips,
         ),
         device=device_name(args.device),
         profile=None if args.no_profile else profile,

@@ -98,9 +98,7 @@ class VSRModel(TrainingModel):
             if hasattr(self, name):
                 require_scale(self.get_bare_model(getattr(self, name)), opt['scale'])
         for metric_opt in ((opt.get('val') or {}).get('metrics') or {}).values():  # not at the first validation
-            check = getattr(METRIC_REGISTRY.get(metric_opt['type']), 'check', None)
-            if check is not None:
-                check()
+            check_metric(metric_opt['type'])
         net = self.get_bare_model(self.net_g)
         for note in untrained_note(net, opt['scale']):
             get_root_logger().warning(note)
@@ -245,6 +243,17 @@ class VSRModel(TrainingModel):
             writer.writerows(
                 [dataset_name, current_iter, clip, *(f'{value:.6f}' for value in row)] for clip, row in rows.items()
             )
+
+
+def check_metric(name: str) -> None:
+    """Refuse a metric of the registry that cannot be computed on this machine.
+
+    Raises:
+        InputError: If it says so.
+    """
+    check = getattr(METRIC_REGISTRY.get(name), 'check', None)
+    if check is not None:
+        check()
 
 
 def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> float:

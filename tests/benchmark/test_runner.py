@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import signal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import AlexNet_Weights
 
 from basicsr_plugins.benchmark import cache
 from basicsr_plugins.benchmark.cache import PICTURES, Cache
@@ -27,7 +28,7 @@ from basicsr_plugins.benchmark.evaluation import Protocol, choose_view, evaluate
 from basicsr_plugins.benchmark.methods import NetworkMethod, RestoredFrames, parse_method
 from basicsr_plugins.benchmark.runner import run_benchmark
 from basicsr_plugins.benchmark.settings import Benchmark, ProfileSettings
-from basicsr_plugins.benchmark.tables import best_text, metric_column
+from basicsr_plugins.benchmark.tables import best_text, metric_column, terminal_table
 from basicsr_plugins.benchmark.workers import KILLED, Workers, _run, reason
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import lock_file
@@ -432,6 +433,7 @@ class TestKeys:
             {'max_frames': 3},
             {'padding': 'replicate'},
             {'scale': 2},
+            {'lpips': True},
         ],
     )
     def test_another_protocol(self, benchmark, changes):
@@ -637,6 +639,47 @@ def test_documents_agree(benchmark, tmp_path):
     assert not list(benchmark.out.rglob('*tmp*'))
 
 
+STAND_IN = """
+import torch
+
+
+class LPIPS(torch.nn.Module):
+    def __init__(self, **arguments):
+        super().__init__()
+
+    def forward(self, first, second):
+        return (first - second).abs().mean()
+"""
+
+
+def test_lpips_where_it_is_asked_for(benchmark, tmp_path, monkeypatch):
+    """In all documents; by a package in its place, which gives the mean difference of values from -1 to 1."""
+    (tmp_path / 'lpips.py').write_text(STAND_IN)
+    weights = tmp_path / 'hub' / 'checkpoints' / PurePosixPath(AlexNet_Weights.IMAGENET1K_V1.url).name
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    protocol = Protocol(lpips=True, crop_border=4, max_frames=1)
+    results = run_benchmark(dataclasses.replace(benchmark, clip_names=['a'], protocol=protocol))
+    bicubic, gt = (
+        cv2.imread(str(benchmark.out / results.pictures['a']['methods'][name]['frame'])).astype(float)[4:-4, 4:-4]
+        for name in ('Bicubic', 'GT')
+    )
+    value = results.rows[0].average['lpips']
+    assert value == pytest.approx(np.abs(bicubic - gt).mean() / 127.5, rel=1e-5)
+    assert json.loads((benchmark.out / 'results.json').read_text())['rows'][0]['clips']['a']['lpips'] == value
+    with open(benchmark.out / 'results.csv', newline='') as file:
+        assert float(next(iter(csv.DictReader(file)))['lpips']) == value
+    text, page = terminal_table(results), (benchmark.out / 'report.html').read_text()
+    assert f'{value:.4f}' in text
+    assert f'{value:.4f}' in page
+    assert 'LPIPS (lower is better)' in text
+    assert 'tOF and LPIPS at ×4 on the Y channel (LPIPS in RGB)' in page
+    with pytest.raises(InputError, match='a border of 9 px leaves less than the 32x32 that LPIPS needs'):
+        dataclasses.replace(benchmark, protocol=Protocol(lpips=True, crop_border=9)).clips()
+
+
 # ------------------------------------------------------------------------------------------- what cannot be run
 
 
@@ -687,6 +730,7 @@ def test_networks_that_cannot_be_a_table(benchmark, entries, message):
         ({'protocol': Protocol(inner_frames=True, max_frames=4)}, 'clip a has 4 frames: none is left'),
         ({'protocol': Protocol(crop_border=19)}, 'clip a: GT is 64x48, of which a border of 19 px leaves less than'),
         ({'published': ['nothing.csv']}, 'nothing.csv: No such file'),
+        ({'protocol': Protocol(lpips=True)}, 'needs the package lpips, which is not installed: pip install lpips'),
     ],
 )
 def test_what_leaves_nothing_to_measure(benchmark, changes, message):
