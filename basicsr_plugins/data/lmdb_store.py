@@ -158,7 +158,7 @@ def pack_reds(root: StrPath, num_clip: int = 270, scale: int = 4, **options) -> 
         if missing:
             raise InputError(
                 f'{folder} should hold the {num_clip} clips 000 to {num_clip - 1:03d}, but {missing[0]} is missing or '
-                'one too many; regroup_reds.py adds the validation clips.'
+                'one too many; regroup-reds adds the validation clips.'
             )
         lengths[folder] = {clip.name: len(clip.frames) for clip in clips}
     for name, num_frame in lengths[gt].items():
