@@ -38,7 +38,9 @@ from basicsr_plugins.upscaling import choose_device
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='basicsr-plugins benchmark', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     group = parser.add_argument_group('networks')
     group.add_argument(
         '--network',

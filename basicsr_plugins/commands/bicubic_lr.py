@@ -25,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: As `make_bicubic_lr`.
     """
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='basicsr-plugins bicubic-lr',
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('source', help='folder of ground-truth clips')
     parser.add_argument('output', help='folder to write the low-resolution clips to')

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: As `make_demo_data`.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog='basicsr-plugins demo-data', description=__doc__)
     parser.add_argument('--root', default='datasets/demo', help='folder of the dataset (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='another seed gives other motion (default: %(default)s)')
     args = parser.parse_args(argv)

@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: As `regroup_reds`.
     """
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='basicsr-plugins regroup-reds',
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--root', type=Path, default='datasets/REDS', help='default: %(default)s')
     parser.add_argument('--only', choices=PARTS, help='ground truth or low resolution; default: both')

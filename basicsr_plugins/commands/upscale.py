@@ -36,7 +36,9 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='basicsr-plugins upscale', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('input', help='a video file, a folder of images, or a glob in quotes')
     parser.add_argument('-o', '--output', required=True, help='a video file (.mp4, .mkv, .mov), or a folder for PNGs')
     group = parser.add_argument_group('network')

@@ -17,6 +17,13 @@ def test_every_command_of_the_table_is_there(name):
     assert list(inspect.signature(module.main).parameters) == ['argv']
 
 
+@pytest.mark.parametrize('name', [name for name in commands.COMMANDS if name != 'quickstart'])  # the recipe's own help
+def test_help_names_the_command(name, capsys):
+    with pytest.raises(SystemExit):
+        commands.main([name, '--help'])
+    assert capsys.readouterr().out.startswith(f'usage: basicsr-plugins {name} ')
+
+
 def test_every_module_of_the_folder_is_in_the_table():
     folder = PROJECT / 'basicsr_plugins' / 'commands'
     names = {path.stem.replace('_', '-') for path in folder.glob('*.py') if not path.stem.startswith('_')}
