@@ -109,10 +109,11 @@ def _limits(root: Path) -> Iterator[int]:
     with contextlib.suppress(ImportError, AttributeError):  # not Unix
         import resource
 
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        taken = re.search(r'^VmSize:\s+(\d+) kB', _read(root / 'proc/self/status'), re.MULTILINE)
-        if limit != resource.RLIM_INFINITY and taken:
-            yield max(limit - int(taken.group(1)) * 1024, 0)
+        for kind, field in ((resource.RLIMIT_AS, 'VmSize'), (resource.RLIMIT_DATA, 'VmData')):
+            limit = resource.getrlimit(kind)[0]
+            taken = re.search(rf'^{field}:\s+(\d+) kB', _read(root / 'proc/self/status'), re.MULTILINE)
+            if limit != resource.RLIM_INFINITY and taken:
+                yield max(limit - int(taken.group(1)) * 1024, 0)
 
 
 def _limits_of_group(mounted: Path, controllers: str, path: Path) -> Iterator[int]:

@@ -22,7 +22,7 @@ from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import write_atomically
 from basicsr_plugins.inference.buffers import forget_states
 from basicsr_plugins.inference.engine import upscale_pairs
-from basicsr_plugins.inference.fitting import GIB, SHARE, SURELY_LESS, fit, halve, measure_need
+from basicsr_plugins.inference.fitting import GIB, SHARE, SURELY_LESS, fit, halve, halve_flow, measure_need
 from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND, WriteBehind, read_ahead
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.memory import free_memory, is_out_of_memory, keep_freed_memory
@@ -106,7 +106,8 @@ def _fit(
     notes.add(
         f'frames of {w}x{h} take about {taken / GIB:.1f} GiB of the {free / GIB:.1f} GiB that are free: '
         f'each is worked on {tiles}, {settings.segment} frames a segment'
-        f'{", what is put together from them on disk" if settings.whole_dir else ""}.'
+        f'{", what is put together from them on disk" if settings.whole_dir else ""}'
+        f'{f", flow in tiles of {settings.flow_tile} pixels" if settings.flow_tile else ""}.'
     )
     _note_choice(chosen, settings)
     if 2 * taken <= free:
@@ -140,13 +141,15 @@ def _with_smaller_tiles(
     gc.collect()  # what failed may hold memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    settings = replace(settings, tile=smaller, whole_dir=settings.temp_dir)
+    flow_tile = halve_flow(settings.flow_tile, size)
+    settings = replace(settings, tile=smaller, flow_tile=flow_tile, whole_dir=settings.temp_dir)
     _note_choice(chosen, settings)
     return settings
 
 
 def _note_choice(chosen: Path, settings: UpscaleSettings) -> None:
-    choice = {'tile': settings.tile, 'segment': settings.segment, 'on_disk': settings.whole_dir is not None}
+    choice = {name: getattr(settings, name) for name in ('tile', 'flow_tile', 'segment')}
+    choice['on_disk'] = settings.whole_dir is not None
     write_atomically(chosen, json.dumps(choice))
 
 

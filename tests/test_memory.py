@@ -51,11 +51,12 @@ def test_control_groups_of_version_1(root):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the limit is read from /proc')
-def test_address_space():
+@pytest.mark.parametrize(('kind', 'field'), [('RLIMIT_AS', 'VmSize'), ('RLIMIT_DATA', 'VmData')])
+def test_limits_of_the_process(kind, field):
     code = (
         'import resource, basicsr_plugins.memory as memory\n'
-        "taken = [line for line in open('/proc/self/status') if line.startswith('VmSize')][0].split()[1]\n"
-        'resource.setrlimit(resource.RLIMIT_AS, (int(taken) * 1024 + 300 * 2**20,) * 2)\n'
+        f"taken = [line for line in open('/proc/self/status') if line.startswith('{field}')][0].split()[1]\n"
+        f'resource.setrlimit(resource.{kind}, (int(taken) * 1024 + 300 * 2**20,) * 2)\n'
         'print(memory.free_memory(None))\n'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

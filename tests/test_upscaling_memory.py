@@ -103,15 +103,25 @@ def test_memory_is_too_small_by_the_estimate(tmp_path, frames, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='memory is what Linux says')
-def test_a_frame_of_4k_on_4_gib(tmp_path):
-    """By what a fast network was measured to take."""
+@pytest.mark.parametrize(
+    ('network', 'flow_is_tiled'),
+    [
+        ({'type': 'RLSP'}, False),
+        ({'type': 'EFAR', 'num_block': 2}, True),
+        ({'type': 'BasicVSR', 'num_block': 2}, True),
+    ],
+)
+def test_a_frame_of_4k_on_4_gib(tmp_path, network, flow_is_tiled):
+    """By what networks were measured to take; flow of whole frames takes more than that."""
     torch.manual_seed(0)
     settings = UpscaleSettings(temp_dir=tmp_path)
-    need = fitting.measure_need(build_network({'type': 'RLSP'}).eval(), settings)
+    need = fitting.measure_need(build_network(network).eval(), settings)
     fitted = fitting.fit(settings, (2160, 3840), need, 4 * GIB)
     assert fitted.tile >= 80
     assert fitted.whole_dir == tmp_path  # states and HR frames are larger than that: 192 bytes a pixel each
-    assert fitting.fit(settings, (2160, 3840), need, 64 * GIB).whole_dir is None
+    assert (fitted.flow_tile is not None) == flow_is_tiled == (need.flow * 2160 * 3840 > 4 * GIB)
+    roomy = fitting.fit(settings, (2160, 3840), need, 64 * GIB)
+    assert (roomy.whole_dir, roomy.flow_tile) == (None, None)
 
 
 LIMITED = """

@@ -6,6 +6,7 @@ Shape shorthand: c channels, h and w height and width of the LR frame, s the sca
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from basicsr_plugins.archs.recurrent import Clip, State, call
 from basicsr_plugins.inference.buffers import DiskFrames, DiskStates, KeptStates, MemoryFrames
-from basicsr_plugins.inference.settings import Progress, UpscaleSettings, precision
+from basicsr_plugins.inference.settings import FLOW_MULTIPLE, FLOW_OVERLAP, Progress, UpscaleSettings, precision
 from basicsr_plugins.inference.tiles import TiledRunner
 from basicsr_plugins.models.network_spec import NetworkSpec
 from basicsr_plugins.models.restoration import crop, finish, pad, prepare_lq
@@ -107,7 +108,6 @@ def _read(scene: Iterator[Tensor], frames: DiskFrames | MemoryFrames, number: in
         frames.append(frame)
 
 
-WHOLE = ('flow', 'clean')  # steps that are never tiled: how often a frame is cleaned depends on all of it
 KEEP_EVERY = 50  # frames at least between two forward states that are kept: few, for a fast network has large ones
 
 
@@ -133,16 +133,22 @@ class PreparedFrames:
 
 
 def step_runner(spec: NetworkSpec, device: torch.device | None, settings: UpscaleSettings) -> Callable[..., State]:
-    """What calls the steps, in the dtype and the tiles of the settings: those of `WHOLE` untiled, flow in float32."""
-    run_tiles = call
+    """What calls the steps, in the dtype and the tiles of the settings: flow in tiles of its own, in float32.
+
+    A frame is cleaned as a whole: how often depends on all of it.
+    """
+    run_tiles = run_flow = call
     if settings.tile:
         run_tiles = TiledRunner(settings.tile, settings.tile_overlap, spec.size_multiple, settings.whole_dir)
+    if settings.flow_tile:
+        multiple = math.lcm(FLOW_MULTIPLE, spec.size_multiple)
+        run_flow = TiledRunner(settings.flow_tile, FLOW_OVERLAP, multiple)
 
     def run(step: Callable[..., State], **inputs: State | None) -> State:
         if step.__name__ == 'flow':
-            return step(**inputs)
+            return run_flow(step, **inputs)
         with precision(device, settings.dtype):
-            return step(**inputs) if step.__name__ in WHOLE else run_tiles(step, **inputs)
+            return step(**inputs) if step.__name__ == 'clean' else run_tiles(step, **inputs)
 
     return run
 

@@ -17,6 +17,7 @@ STATE_DTYPES = (torch.float32, torch.float16)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 AUTO_TILE = 320  # LR pixels
 LARGEST_UNTILED = 640 * 480  # LR pixels; the features of larger frames at four times their size take many GB
+FLOW_OVERLAP, FLOW_MULTIPLE = 128, 32  # LR pixels around tiles of flow; the pyramids' coarsest pixel
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class UpscaleSettings:
         dtype: Of the computation: float32, bfloat16 or float16 (by `torch.autocast`; flow stays in float32).
         tile: Side of tiles, in LR pixels; None: the frame in one piece; `auto`: tiles where frames are large.
         tile_overlap: What is worked on around a tile, in LR pixels.
+        flow_tile: Side of the tiles in which optical flow is estimated, in LR pixels; None: of whole frames.
         whole_dir: Folder for what tiles are put together to (states, HR frames), on the CPU; None: in memory.
         scene_cuts: Whether cuts are looked for, and each scene upscaled by itself.
         blend: Whether chunks are faded into each other, over at most half a chunk.
@@ -49,6 +51,7 @@ class UpscaleSettings:
     dtype: torch.dtype = torch.float32
     tile: int | str | None = 'auto'
     tile_overlap: int = 32
+    flow_tile: int | None = None
     whole_dir: Path | None = None
     scene_cuts: bool = True
     blend: bool = False
@@ -59,9 +62,10 @@ class UpscaleSettings:
                 raise InputError(
                     f'{name} is {getattr(self, name)!r}, but must be one of {", ".join(map(str, choices))}.'
                 )
-        for name, least in (('segment', 1), ('lookahead', 0), ('tile', 8), ('tile_overlap', 0)):
+        numbers_from = {'segment': 1, 'lookahead': 0, 'tile': 8, 'tile_overlap': 0, 'flow_tile': FLOW_MULTIPLE}
+        for name, least in numbers_from.items():
             value = getattr(self, name)
-            if name == 'tile' and value in (None, 'auto'):
+            if (name, value) in (('tile', None), ('tile', 'auto'), ('flow_tile', None)):
                 continue
             if not isinstance(value, numbers.Integral) or value < least:
                 raise InputError(f'{name} is {value!r}, but must be a whole number from {least} on.')

@@ -9,7 +9,7 @@ not grow with the length of the film.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,11 @@ class Tile(NamedTuple):
 
     inner: tuple[slice, slice]
     outer: tuple[slice, slice]
+
+    def grown(self, by: int, size: tuple[int, int]) -> Tile:
+        """The tile with so many pixels more around, as far as the frame of `size` has them."""
+        outer = (slice(max(o.start - by, 0), min(o.stop + by, length)) for o, length in zip(self.outer, size))
+        return Tile(self.inner, tuple(outer))
 
     def crop(self, value: State | None) -> State | None:
         """(..., h, w), or several of these -> the outer part of it."""
@@ -96,17 +101,14 @@ class TiledRunner:
         Raises:
             InputError: If the step enlarges by no whole factor.
 
-        The border around a tile grows by the largest of the flows, in pixels: so far beyond the tile they reach.
+        The border around a tile grows by the largest flow in it, in pixels: so far beyond the tile they reach.
         """
-        found = [value for name, value in inputs.items() if name.startswith('flow') and value is not None]
-        flows = [flow for value in found for flow in (value if isinstance(value, tuple) else (value,))]
-        reach = max((math.ceil(float(flow.abs().max())) for flow in flows), default=0)
         places = inputs.pop('places', None)
         if places is not None:
-            return self._call_at_places(step, inputs, places, reach)
+            return self._call_at_places(step, inputs, places)
         h, w = _size(inputs)
         wholes = None
-        for tile in split_into_tiles((h, w), self.tile, self.overlap + reach, self.multiple):
+        for tile in self._tiles(inputs):
             cropped = {name: tile.crop(value) for name, value in inputs.items()}
             result = step(**cropped)
             parts = result if isinstance(result, tuple) else (result,)
@@ -123,10 +125,18 @@ class TiledRunner:
                 tile.paste(part, whole, scale)
         return wholes if isinstance(result, tuple) else wholes[0]
 
-    def _call_at_places(self, step, inputs, places: tuple[Place, ...], reach: int) -> Tensor:
+    def _tiles(self, inputs: Mapping[str, State | None]) -> Iterator[Tile]:
+        size = _size(inputs)
+        found = [value for name, value in inputs.items() if name.startswith('flow') and value is not None]
+        flows = [flow for value in found for flow in (value if isinstance(value, tuple) else (value,))]
+        for tile in split_into_tiles(size, self.tile, self.overlap, self.multiple):
+            reach = max((math.ceil(float(tile.crop(flow).abs().max())) for flow in flows), default=0)
+            yield tile.grown(reach + -reach % self.multiple, size)
+
+    def _call_at_places(self, step, inputs, places: tuple[Place, ...]) -> Tensor:
         (place,) = places  # of a whole frame
         whole = None
-        for tile in split_into_tiles(_size(inputs), self.tile, self.overlap + reach, self.multiple):
+        for tile in self._tiles(inputs):
             part = tile.place(place)
             result = step(**{name: tile.crop(value) for name, value in inputs.items()}, places=(part,))
             if whole is None:

@@ -238,6 +238,7 @@ def test_frames_of_other_precision(dtype):
         ({'lookahead': -1}, 'lookahead is -1'),
         ({'tile': 4}, 'tile is 4, but must be a whole number from 8 on'),
         ({'tile_overlap': 1.5}, 'tile_overlap is 1.5'),
+        ({'flow_tile': 16}, 'flow_tile is 16, but must be a whole number from 32 on'),
         ({'state_dtype': torch.int8}, r'state_dtype is torch.int8, but must be one of torch.float32, torch.float16'),
         ({'dtype': torch.float64}, 'dtype is torch.float64'),
     ],

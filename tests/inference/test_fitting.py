@@ -1,6 +1,7 @@
 """Tiles and segments by the memory that is free."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.buffers import tensor_on_disk
-from basicsr_plugins.inference.fitting import LEAST_TILE, SHARE, Need, fit, halve, measure_need
+from basicsr_plugins.inference.fitting import LEAST_TILE, SHARE, Need, fit, halve, halve_flow, measure_need
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.memory import PeakMemory
 
@@ -70,6 +71,27 @@ def test_frames_on_disk_are_those_in_memory(tmp_path, name):
     assert not list(tmp_path.iterdir())  # the files have no name
     with pytest.raises(InputError, match='give a folder with more space as temp_dir'):
         tensor_on_disk((2**40, 2**10), torch.float32, tmp_path)
+
+
+def test_flow_in_tiles_where_that_of_whole_frames_is_too_much():
+    need, settings = replace(NEED, flow=600), UpscaleSettings(temp_dir=Path('temp'))
+    assert need.total(UHD, UpscaleSettings(tile=320, flow_tile=512, whole_dir=Path('temp'))) == (
+        10_000 * 384**2 + 100 * 2160 * 3840
+    )
+    assert need.total(UHD, UpscaleSettings(tile=40, flow_tile=512)) == 600 * 768**2 + 1300 * 2160 * 3840
+    for free, tile, flow_tile in ((8e9, 320, None), (6e9, 320, 1024), (3.5e9, 320, 1024), (2e9, 160, 512)):
+        fitted = fit(settings, UHD, need, int(free))
+        assert (fitted.tile, fitted.flow_tile) == (tile, flow_tile)
+        assert need.total(UHD, fitted) <= SHARE * free
+    with pytest.raises(InputError, match=r'take 0\.9 GiB even in tiles of 40 pixels'):
+        fit(settings, UHD, need, int(1e9))
+    assert fit(settings, (240, 256), need, int(1e9)).flow_tile is None
+
+
+def test_halving_of_flow():
+    assert [halve_flow(tile, UHD) for tile in (None, 1024, 512, 256)] == [1024, 512, 256, 256]
+    assert halve_flow(None, (400, 600)) == 512
+    assert halve_flow(None, (256, 200)) is None
 
 
 def test_memory_that_is_too_small():
