@@ -1,4 +1,4 @@
-"""Memory: what a computation takes, what is free, and how the C library deals with what was freed."""
+"""Memory: what a computation takes, what is free, what goes to a device and back, and what the C library keeps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 OUT_OF_MEMORY = (  # PyTorch's words, C++'s, ONNX Runtime's, oneDNN's
@@ -21,6 +22,25 @@ def synchronize(device: torch.device | str) -> None:
     """Wait until `device` has done what it was given; nothing on the CPU, which never lags behind."""
     if torch.device(device).type == 'cuda':
         torch.cuda.synchronize(device)
+
+
+def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """A tensor on `device`, None for where it is; from the CPU to CUDA by a copy from pinned memory, not waited for."""
+    if device is None:
+        return tensor
+    if device.type == 'cuda' and not tensor.is_cuda:
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU; from CUDA by one copy to pinned memory, which PyTorch keeps and uses again."""
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor.contiguous(), non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return host
 
 
 class PeakMemory:

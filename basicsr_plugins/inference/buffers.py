@@ -23,6 +23,7 @@ from torch import Tensor
 from basicsr_plugins.archs.recurrent import State
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import disk_error
+from basicsr_plugins.memory import to_device
 
 LEVELS = ((255, np.dtype(np.uint8)), (65535, np.dtype(np.uint16)))  # frames of k / 255 and of k / 65535
 RAW = np.dtype(np.float32)
@@ -62,13 +63,19 @@ class DiskFrames:
 
     def __getitem__(self, i: int) -> Tensor:
         """(3, h, w), float32, on the CPU."""
+        return self.load(i, None)
+
+    def load(self, i: int, device: torch.device | None) -> Tensor:
+        """(3, h, w), float32, on a device, None for the CPU; of 8 bits, it goes there as such."""
         start, end = self._offsets[i], self._offsets[i + 1]
         data = self._file.read(start, end - start)
-        itemsize = (end - start) // int(np.prod(self._shape))
-        for peak, dtype in LEVELS:
-            if dtype.itemsize == itemsize:
-                return torch.from_numpy(_from_integers(np.frombuffer(data, dtype).reshape(self._shape), peak))
-        return torch.from_numpy(np.frombuffer(data, RAW).reshape(self._shape).copy())
+        itemsize = (end - start) // math.prod(self._shape)
+        peak, dtype = next((level for level in LEVELS if level[1].itemsize == itemsize), (None, RAW))
+        values = np.frombuffer(data, dtype).reshape(self._shape)
+        if dtype == np.uint8:
+            values = to_device(torch.from_numpy(values), device).float()
+            return values.div_(values.new_full((), peak))  # CUDA would multiply by the inverse of a number
+        return to_device(torch.from_numpy(values if peak is None else _from_integers(values, peak)), device)
 
     def forget(self, first: int) -> None:
         """Nothing: what lies on disk stays."""
@@ -105,6 +112,10 @@ class MemoryFrames:
 
     def __getitem__(self, i: int) -> Tensor:
         return self._frames[i]
+
+    def load(self, i: int, device: torch.device | None) -> Tensor:
+        """As `DiskFrames.load`."""
+        return to_device(self._frames[i].float(), device)
 
     def forget(self, first: int) -> None:
         """Forget the frames before `first`."""

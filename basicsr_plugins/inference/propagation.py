@@ -127,7 +127,7 @@ class PreparedFrames:
         return len(self._frames)
 
     def __getitem__(self, i: int) -> Tensor:
-        prepared = prepare_lq(self._spec, self._frames[i].to(self._device, torch.float32).unsqueeze(0))
+        prepared = prepare_lq(self._spec, self._frames.load(i, self._device).unsqueeze(0))
         self.size = prepared.shape[-2:]
         return pad(self._spec, prepared)
 
@@ -251,7 +251,7 @@ class Propagation:
                 hr = crop(hr, self.clip.frame(i), self._prepared.size)
                 self._progress.add('upscale')
                 lq = self._frames[i]
-                yield lq, finish(self._spec, hr[0], lq.to(hr))
+                yield lq, finish(self._spec, hr[0], lq)
             self.clip.keep(i, len(self.clip))
             self._frames.forget(i)
         if self._forward is not None and end - self._last_kept >= KEEP_EVERY:

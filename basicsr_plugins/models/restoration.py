@@ -115,11 +115,11 @@ def finish(spec: NetworkSpec, output: Tensor, lq: Tensor) -> Tensor:
     Args:
         spec: The network's.
         output: (..., c, s * h, s * w).
-        lq: (..., 3, h, w), RGB.
+        lq: (..., 3, h, w), RGB, on any device.
     """
     if spec.colour == 'rgb':
         return output
-    enlarged = _enlarge(lq, true_scale(lq.shape[-2:], output.shape[-2:]))
+    enlarged = _enlarge(lq.to(output), true_scale(lq.shape[-2:], output.shape[-2:]))
     return enlarged + (output - luma(enlarged)) / LUMA_OF_WHITE  # grey changes luma alone
 
 

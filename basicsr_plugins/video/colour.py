@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basicsr_plugins.errors import InputError
+from basicsr_plugins.memory import to_host
 
 UNSPECIFIED = 2
 BT709, BT601, BT2020 = 1, 6, 9
@@ -204,7 +205,7 @@ def rgb_to_frame(rgb: Tensor, colour: Colour, fmt: PlanarFormat) -> av.VideoFram
         stripe = rgb[:, top : top + STRIPE].detach().float().clamp(0, 1)
         for rows, samples in zip(planes, _samples(stripe, colour, fmt)):
             first = top * len(rows) // len(planes[0])
-            rows[first : first + len(samples), : samples.size(1)] = samples.cpu().numpy().view(fmt.dtype)
+            rows[first : first + len(samples), : samples.size(1)] = to_host(samples).numpy().view(fmt.dtype)
     frame.colorspace = colour.matrix
     frame.color_range = FULL if colour.full_range else LIMITED
     return frame

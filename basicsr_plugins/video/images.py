@@ -22,6 +22,7 @@ from torch import Tensor
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import IMAGE_SUFFIXES, is_cut_short
+from basicsr_plugins.memory import to_host
 from basicsr_plugins.video.colour import STRIPE
 from basicsr_plugins.video.media import Source, Target, file_status
 
@@ -264,5 +265,5 @@ def encode_png(frame: Tensor, bit_depth: int) -> bytes:
     for top in range(0, len(image), STRIPE):
         values = (frame[:, top : top + STRIPE].detach().float().clamp(0, 1) * largest).round_()
         values = values.to(torch.uint8 if bit_depth == 8 else torch.int32).permute(1, 2, 0).flip(2)
-        image[top : top + STRIPE] = values.cpu().numpy()
+        image[top : top + STRIPE] = to_host(values).numpy()
     return cv2.imencode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes()

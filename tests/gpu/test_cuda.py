@@ -7,9 +7,11 @@ from basicsr.models import build_model
 
 from basicsr_plugins.benchmark.profile import seconds_per_frame
 from basicsr_plugins.errors import RunError
+from basicsr_plugins.inference.buffers import DiskFrames, MemoryFrames
 from basicsr_plugins.memory import PeakMemory
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
+from basicsr_plugins.video.images import encode_png
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 
@@ -48,6 +50,19 @@ def test_networks_give_what_they_give_on_the_cpu(name):
     restored = torch.stack(list(restore_frames(net.cuda(), frames.cuda())))
     assert restored.is_cuda
     torch.testing.assert_close(restored.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(('peak', 'bit_depth'), [(255, 8), (65535, 16)])
+def test_frames_go_there_and_back_as_they_are(peak, bit_depth):
+    values = torch.arange(peak + 1).float().div(peak).view(1, 16, -1).expand(3, -1, -1)
+    memory, device = MemoryFrames(), torch.device('cuda')
+    memory.append(values)
+    with DiskFrames() as disk:
+        disk.append(values)
+        for frame in (disk.load(0, device), memory.load(0, device)):
+            assert frame.is_cuda
+            assert torch.equal(frame.cpu(), values)
+            assert encode_png(frame, bit_depth) == encode_png(values, bit_depth)
 
 
 @pytest.mark.parametrize('backend', ['torchvision', 'pytorch', 'mmcv'])
