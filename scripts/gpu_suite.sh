@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one call: the tests of tests/gpu, the deformable convolution's backends, iterations of
-# training and the cost of all networks. Leaves the log of the tests and JSON files in a folder (default:
-# results/gpu_suite). TRAINING='SIZE FRAMES BATCH' sets what is trained with (64x64 15 4).
+# training, upscaling, and the cost of all networks. Leaves the log of the tests and JSON files in a folder (default:
+# results/gpu_suite). TRAINING='SIZE FRAMES BATCH' sets what is trained with (64x64 15 4), UPSCALING='SIZE FRAMES CHANNELS
+# BLOCKS' what is upscaled (180x320 30 64 30, for frames of 1280x720).
 #   bash scripts/gpu_suite.sh [FOLDER]
 # With PYTHON=... it takes that Python as it is, where PyTorch and this package are installed; otherwise .venv, made anew
 # where it is missing. DEVICE=cpu runs the same on the CPU, where the tests skip.
@@ -26,6 +27,11 @@ done
 read -r size frames batch <<<"${TRAINING:-64x64 15 4}"
 "$python" scripts/benchmark_training.py --device "$device" --size "$size" --frames "$frames" --batch "$batch" --compile \
     --json "$out/training.json" || status=1
+# upscaling: EFAR and BasicVSR through the engine, against the toolbox's BasicVSR
+read -r size frames channels blocks <<<"${UPSCALING:-180x320 30 64 30}"
+"$python" scripts/benchmark_inference.py --device "$device" --runtimes torch --dtypes float32 bfloat16 float16 \
+    --size "$size" --num-frame "$frames" --num-feat "$channels" --num-block "$blocks" \
+    --json "$out/upscaling.json" 2>&1 | tee "$out/upscaling.txt" || status=1
 # cost at published sizes; the clips only have to be there
 "$python" - datasets/gpu_suite <<'PYTHON'
 import sys

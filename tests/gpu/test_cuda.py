@@ -7,7 +7,9 @@ from basicsr.models import build_model
 
 from basicsr_plugins.benchmark.profile import seconds_per_frame
 from basicsr_plugins.errors import RunError
+from basicsr_plugins.inference import UpscaleSettings, upscale_frames
 from basicsr_plugins.inference.buffers import DiskFrames, MemoryFrames
+from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.memory import PeakMemory
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
@@ -50,6 +52,17 @@ def test_networks_give_what_they_give_on_the_cpu(name):
     restored = torch.stack(list(restore_frames(net.cuda(), frames.cuda())))
     assert restored.is_cuda
     torch.testing.assert_close(restored.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['EFAR', 'BasicVSR'])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-3), (torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_upscaling_in_each_precision(name, dtype, tolerance):
+    net, frames = build(name), torch.rand(5, 3, 64, 72)
+    expected = torch.stack(list(upscale_frames(net, frames, UpscaleSettings(segment=2))))
+    net = on_runtime(net.cuda(), 'auto', dtype)
+    upscaled = torch.stack(list(upscale_frames(net, frames, UpscaleSettings(segment=2, dtype=dtype))))
+    assert upscaled.is_cuda
+    assert (upscaled.cpu() - expected).square().mean().sqrt() < tolerance * expected.std()
 
 
 @pytest.mark.parametrize(('peak', 'bit_depth'), [(255, 8), (65535, 16)])
