@@ -2,7 +2,7 @@
 # A stamp in .venv says that all is installed; then nothing is asked of the network.
 
 set -euo pipefail
-unset PYTHONHOME PYTHONPATH
+unset PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE # without bytecode every process compiles the package anew
 # OpenMP threads that wait for each other sleep: where they spin, another busy process makes training ten times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
