@@ -4,6 +4,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 if [ $# -eq 0 ]; then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # each core has its own tests
-    set -- -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile
+    set -- -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile --no-loadscope-reorder
 fi
 exec "$python" -m pytest "$@"

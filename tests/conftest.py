@@ -10,6 +10,16 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
+LONGEST = (  # files, begun first, so that all cores end at about the same time
+    *('test_upscale_command', 'test_benchmark_command', 'test_drills', 'test_autoload', 'test_train_realworld'),
+    *('test_train_online', 'test_resume', 'test_processes', 'test_training', 'test_train_any_scale'),
+    *('test_train_efar', 'test_runner', 'test_flow_training', 'test_upscaling_shared', 'test_train_toolbox'),
+    *('test_train_msffn', 'test_deform_conv', 'test_option_schema', 'test_reporting', 'test_options'),
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope='session')
