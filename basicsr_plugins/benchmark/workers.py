@@ -17,6 +17,7 @@ from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.files import DISK_FULL
 from basicsr_plugins.memory import is_out_of_memory
 
+PROCESSES = multiprocessing.get_context('spawn')  # CUDA does not survive a fork
 KILLED = 'its process was killed, most likely for lack of memory'
 
 
@@ -47,8 +48,7 @@ class Workers:
             OSError: If the disk is full: that is no property of a method.
         """
         if self.pool is None:
-            spawn = multiprocessing.get_context('spawn')  # CUDA does not survive a fork
-            self.pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_start)
+            self.pool = ProcessPoolExecutor(1, mp_context=PROCESSES, initializer=_start)
         try:
             others = set(multiprocessing.active_children())
             future = self.pool.submit(_run, job, *arguments)

@@ -1,8 +1,13 @@
 """Small clips that move, so that every metric has something to measure."""
 
+import multiprocessing
+import sys
+
 import cv2
 import numpy as np
 import pytest
+
+from basicsr_plugins.benchmark import workers
 
 LENGTHS = {'a': 5, 'b': 7}
 SIZES = {'a': (48, 64), 'b': (48, 80)}  # of GT; that of b is another, so that a network can fail on it alone
@@ -34,6 +39,16 @@ def make_test_set(root):
         write_clip(root / 'GT' / clip, [gt_frame(clip, i) for i in range(length)])
         write_clip(root / 'BIx4' / clip, [lq_frame(clip, i) for i in range(length)])
     return root
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forked_workers():
+    """Networks run in processes forked after BasicSR was imported, which takes seconds; a command spawns them."""
+    context = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
+    context.set_forkserver_preload(['basicsr_plugins.benchmark.runner'])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, 'PROCESSES', context)
+        yield
 
 
 @pytest.fixture(scope='session')
