@@ -1,8 +1,10 @@
 """Shared fixtures. Tests that use the real clips and weights of `../shared` skip, and say so, where it is absent."""
 
+import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,28 +49,69 @@ def run():
     return run_command
 
 
+class Forked:
+    """A process of `start_forked`, used as one of `subprocess.Popen`."""
+
+    def __init__(self, ask, job):
+        self.ask, self.job = ask, job
+        self.pid = ask('start', job)
+        self.returncode = None
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = self.ask('poll', self.pid)
+        return self.returncode
+
+    def wait(self):
+        if self.returncode is None:
+            self.returncode = self.ask('wait', self.pid)
+        return self.returncode
+
+    def kill(self):
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def output(self):
+        """What it printed, and its errors."""
+        return tuple(Path(self.job[name]).read_text() for name in ('stdout', 'stderr'))
+
+
 @pytest.fixture(scope='session')
-def run_toolbox(tmp_path_factory):
-    """As `run`, of `basicsr/train.py` or `-m basicsr.train` and their arguments; BasicSR is imported once for all."""
-    out, err = (tmp_path_factory.mktemp('toolbox') / name for name in ('stdout', 'stderr'))
+def start_forked(tmp_path_factory):
+    """Start a script, or `-m` and a module, with its arguments, in a process forked after BasicSR was imported."""
+    folder, number = tmp_path_factory.mktemp('forked'), itertools.count()
     command = [sys.executable, str(PROJECT / 'tests' / 'forking.py')]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}  # OpenMP's threads do not survive a fork
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-    def run_command(*command, cwd, check=True):
-        command = [str(part) for part in command]
-        job = {'command': command, 'cwd': str(cwd), 'stdout': str(out), 'stderr': str(err)}
-        server.stdin.write(json.dumps(job) + '\n')
+    def ask(what, value):
+        server.stdin.write(json.dumps([what, value]) + '\n')
         server.stdin.flush()
-        code = json.loads(server.stdout.readline())
-        result = subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
-        if check and code != 0:
-            raise AssertionError(f'{command} ended with {code}:\n{result.stdout}\n{result.stderr}')
-        return result
+        return json.loads(server.stdout.readline())
+
+    def start(*command, cwd, **environment):
+        log = str(folder / str(next(number)))
+        job = {'command': [str(part) for part in command], 'cwd': str(cwd), 'environment': environment}
+        return Forked(ask, {**job, 'stdout': f'{log}.out', 'stderr': f'{log}.err'})
 
     with server:
-        yield run_command
+        yield start
         server.stdin.close()
+
+
+@pytest.fixture(scope='session')
+def run_forked(start_forked):
+    """As `run('python', ...)`, of a script or of `-m` and a module; BasicSR is imported once for all of them."""
+
+    def run_command(*command, cwd, check=True, **environment):
+        process = start_forked(*command, cwd=cwd, **environment)
+        code, output = process.wait(), process.output()
+        if check and code != 0:
+            raise AssertionError(f'{command} ended with {code}:\n' + '\n'.join(output))
+        return subprocess.CompletedProcess(command, code, *output)
+
+    return run_command
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import signal
-import subprocess
-import sys
 import time
 
 import cv2
@@ -98,21 +95,20 @@ def test_torchrun_makes_the_same_table(one_process, test_set, run, tmp_path):
     assert read_results(tmp_path / 'out')['pictures'].keys() == LENGTHS.keys()
 
 
-def test_killed_it_goes_on_to_the_same_numbers(one_process, test_set, run, tmp_path):
-    command = [sys.executable, SCRIPT, '--data', test_set, *NETWORKS, *QUICK, '-o', 'out']
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_killed_it_goes_on_to_the_same_numbers(one_process, test_set, start_forked, run_forked, tmp_path):
+    command = [SCRIPT, '--data', test_set, *NETWORKS, *QUICK, '-o', 'out']
+    process = start_forked(*command, cwd=tmp_path)
     cache = tmp_path / 'out' / 'cache'
     first = None
     while process.poll() is None and first is None:  # until the first result is there
         first = next(cache.glob('*/clip_*.json'), None) if cache.is_dir() else None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert first is not None
     assert not (tmp_path / 'out' / 'results.json').exists()
     written = first.stat().st_mtime_ns, first.stat().st_ino
 
-    run(*command, cwd=tmp_path)
+    run_forked(*command, cwd=tmp_path)
     assert quality(tmp_path / 'out') == quality(one_process[0])
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == written
 

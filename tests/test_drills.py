@@ -16,8 +16,8 @@ from .conftest import PROJECT
         ('options.py', ['--count', '5'], 5),
     ],
 )
-def test_a_few(run, tmp_path, script, options, number):
-    result = run('python', PROJECT / 'scripts' / 'drills' / script, *options, cwd=tmp_path, OMP_NUM_THREADS='1')
+def test_a_few(run_forked, tmp_path, script, options, number):
+    result = run_forked(PROJECT / 'scripts' / 'drills' / script, *options, cwd=tmp_path)
     rows = [line.strip('|').split('|') for line in result.stdout.splitlines() if line.startswith('|')]
     assert sum(int(count) for _, _, count in rows) == number
     assert not [row for row in rows if row[1].strip() == 'wrong']

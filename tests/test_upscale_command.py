@@ -3,9 +3,6 @@
 import functools
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import cv2
@@ -61,7 +58,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_video_with_sound(run, tmp_path, film, checkpoint):
+def test_video_with_sound(run, run_forked, tmp_path, film, checkpoint):
     """Frames, their times, the duration and every packet of sound, through the command; network from its experiment."""
     result = run('python', SCRIPT, film, '-o', 'out.mp4', '--checkpoint', checkpoint, cwd=tmp_path)
     assert result.stdout.splitlines()[-1] == 'out.mp4'
@@ -85,16 +82,16 @@ def test_video_with_sound(run, tmp_path, film, checkpoint):
     with torch.no_grad():
         assert (other(lq[None])[0].clamp(0, 1) - expected).abs().mean() > 0.001
 
-    again = run('python', SCRIPT, film, '-o', 'out.mp4', '--checkpoint', checkpoint, cwd=tmp_path, check=False)
+    again = run_forked(SCRIPT, film, '-o', 'out.mp4', '--network', 'Bicubic', cwd=tmp_path, check=False)
     assert again.returncode == 1
     assert 'out.mp4' in again.stderr.splitlines()[-1]
     assert 'pass force to overwrite it' in again.stderr.splitlines()[-1]
 
 
-def test_images_are_the_networks_output(run, tmp_path, checkpoint):
+def test_images_are_the_networks_output(run_forked, tmp_path, checkpoint):
     """A folder of PNGs is one pass over the whole sequence, to the last bit."""
     source = write_frames(tmp_path / 'frames', 7)
-    run('python', SCRIPT, source, '-o', 'out', '--checkpoint', checkpoint, '--segment', '3', cwd=tmp_path)
+    run_forked(SCRIPT, source, '-o', 'out', '--checkpoint', checkpoint, '--segment', '3', cwd=tmp_path)
     lq = torch.stack(list(open_source(source)))
     with torch.no_grad():
         expected = (load_network(checkpoint, runtime='auto')(lq[None])[0].clamp(0, 1) * 255).round().byte()
@@ -105,42 +102,41 @@ def test_images_are_the_networks_output(run, tmp_path, checkpoint):
         assert np.array_equal(image, frame.permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize('output', ['out', 'out.mkv'])
-def test_killed_and_resumed(run, tmp_path, checkpoint, output):
-    source = write_frames(tmp_path / 'frames', 150)
-    options = ['--checkpoint', str(checkpoint), '--preset', 'ultrafast', '--mode', 'stream', '--lookahead', '2']
-    command = [sys.executable, str(SCRIPT), str(source), '-o', output, *options]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize(('output', 'runtime'), [('out', 'auto'), ('out.mkv', 'torch')])
+def test_killed_and_resumed(start_forked, run_forked, tmp_path, checkpoint, output, runtime):
+    source = write_frames(tmp_path / 'frames', 50)
+    options = ['--checkpoint', checkpoint, '--preset', 'ultrafast', '--mode', 'stream', '--lookahead', '2']
+    command = [SCRIPT, source, '-o', output, *options, '--segment-frames', '5', '--runtime', runtime]
+    process = start_forked(*command, cwd=tmp_path)
     parts = tmp_path / f'.{output}.parts'
     wanted = 'seg_*.mkv' if output.endswith('.mkv') else 'frames/*.png'
     deadline = time.monotonic() + 120
-    while not list(parts.glob(wanted)):
+    moment = 1 + os.getpid() % 3
+    while len(list(parts.glob(wanted))) < moment:
         assert process.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.3 * (os.getpid() % 7) / 7)  # some moment
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        time.sleep(0.01)
+    process.kill()
     assert not (tmp_path / output).exists()
     left = len(list(parts.glob(wanted)))
     assert left > 0
 
-    refused = run(*command, cwd=tmp_path, check=False)
+    refused = run_forked(*command, cwd=tmp_path, check=False)
     assert refused.returncode == 1
     assert 'resume' in refused.stderr.splitlines()[-1]
-    run(*command, '--resume', cwd=tmp_path)
+    run_forked(*command, '--resume', cwd=tmp_path)
     assert not parts.exists()
     command[command.index('-o') + 1] = f'undisturbed{output[3:]}'
-    run(*command, cwd=tmp_path)
+    run_forked(*command, cwd=tmp_path)
     if output == 'out':
         assert contents(tmp_path / 'out') == contents(tmp_path / 'undisturbed')
-        assert len(contents(tmp_path / 'out')) == 150
+        assert len(contents(tmp_path / 'out')) == 50
     else:
         (times, planes), (undisturbed_times, undisturbed) = (
             decoded(tmp_path / name) for name in ('out.mkv', 'undisturbed.mkv')
         )
         assert times == undisturbed_times
-        assert len(planes) == 150
+        assert len(planes) == 50
         assert np.array_equal(planes, undisturbed)
 
 
@@ -256,17 +252,17 @@ def test_three_lines(tmp_path, film, checkpoint):
 # ---------------------------------------------------------------------------- faults
 
 
-def test_two_at_once_the_second_with_force(tmp_path, run, monkeypatch, checkpoint):
+def test_two_at_once_the_second_with_force(tmp_path, run_forked, monkeypatch, checkpoint):
     """While the first is at work, a command with --force and another network: refused, nothing mixed."""
     write_frames(tmp_path / 'frames', 3)
     monkeypatch.chdir(tmp_path)
     original, second = ImageTarget._write, []
-    command = ('python', SCRIPT, 'frames', '-o', 'out', '--checkpoint', checkpoint, '--force')
+    command = (SCRIPT, 'frames', '-o', 'out', '--checkpoint', checkpoint, '--force')
 
     def write_and_start_another(self, index, frame):
         original(self, index, frame)
         if index == 1:
-            second.append(run(*command, cwd=tmp_path, check=False))
+            second.append(run_forked(*command, cwd=tmp_path, check=False))
 
     upscale(load_network(None, 'Bicubic'), 'frames', 'alone', show_progress=False)
     monkeypatch.setattr(ImageTarget, '_write', write_and_start_another)
@@ -340,9 +336,9 @@ def test_what_a_dropped_comparison_left_is_removed(tmp_path, monkeypatch, how):
 
 class TestErrors:
     @pytest.fixture
-    def refused(self, run, tmp_path):
+    def refused(self, run_forked, tmp_path):
         def command(*arguments):
-            result = run('python', SCRIPT, *arguments, cwd=tmp_path, check=False)
+            result = run_forked(SCRIPT, *arguments, cwd=tmp_path, check=False)
             assert result.returncode == 1
             assert 'Traceback' not in result.stderr
             return result.stderr.strip().splitlines()[-1]
@@ -410,22 +406,22 @@ class TestErrors:
             'error: EFAR needs its weights: give a checkpoint.'
         )
 
-    def test_input(self, refused, tmp_path, checkpoint):
+    def test_input(self, refused, tmp_path):
         (tmp_path / 'text.mp4').write_text('no video')
         (tmp_path / 'empty').mkdir()
         for name in ('text.mp4', 'empty', 'missing.mp4'):
-            message = refused(name, '-o', 'out.mp4', '--checkpoint', checkpoint)
+            message = refused(name, '-o', 'out.mp4', '--network', 'Bicubic')
             assert message.startswith('error: ')
             assert name in message
         assert not (tmp_path / 'out.mp4').exists()
 
-    def test_damaged_in_the_middle(self, run, tmp_path, film):
+    def test_damaged_in_the_middle(self, run_forked, tmp_path, film):
         data = bytearray(film.read_bytes())
         start = data.find(b'mdat')
         middle = start + (len(data) - start) // 2
         data[middle : middle + 2000] = bytes(2000)
         (tmp_path / 'damaged.mp4').write_bytes(data)
-        result = run('python', SCRIPT, 'damaged.mp4', '-o', 'out.mp4', '--network', 'Bicubic', cwd=tmp_path)
+        result = run_forked(SCRIPT, 'damaged.mp4', '-o', 'out.mp4', '--network', 'Bicubic', cwd=tmp_path)
         assert 'note: ' in result.stderr
         assert 'damaged.mp4' in result.stderr
         assert 0 < len(decoded(tmp_path / 'out.mp4')[0]) < 12

@@ -40,12 +40,12 @@ def restored(checkpoint, source):
 
 
 @pytest.mark.parametrize('suffix', ['.mp4', '.mkv'])
-def test_times_lie_between_and_sound_is_copied(run, tmp_path, checkpoint, suffix):
+def test_times_lie_between_and_sound_is_copied(run_forked, tmp_path, checkpoint, suffix):
     """By the command: 15 frames of 8, each new one half-way in time, over the same duration; pictures in order."""
     film = make_video(tmp_path / f'film{suffix}', moving(8), times=TIMES, audio='aac')
     output = tmp_path / f'out{suffix}'
     arguments = ('-o', output, '--checkpoint', checkpoint, '--network', NETWORK, '--runtime', 'torch', '--crf', '1')
-    run('python', PROJECT / 'scripts' / 'upscale.py', film, *arguments, cwd=tmp_path)
+    run_forked(PROJECT / 'scripts' / 'upscale.py', film, *arguments, cwd=tmp_path)
 
     given = decoded(film)[0]
     between = [(one + other) / 2 for one, other in zip(given, given[1:])]

@@ -7,10 +7,10 @@ import pytest
 from ..conftest import PROJECT
 
 
-def test_bicubic_is_what_papers_publish(shared, run, tmp_path):
+def test_bicubic_is_what_papers_publish(shared, run_forked, tmp_path):
     published = shared / 'reference' / 'published_vid4.csv'
-    run(
-        *('python', PROJECT / 'scripts' / 'benchmark.py', '--data', shared / 'data' / 'Vid4'),
+    run_forked(
+        *(PROJECT / 'scripts' / 'benchmark.py', '--data', shared / 'data' / 'Vid4'),
         *('--published', published, '--no-profile', '-o', 'out'),
         cwd=tmp_path,
     )

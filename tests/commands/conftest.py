@@ -8,7 +8,7 @@ from ..conftest import PROJECT
 
 
 @pytest.fixture(scope='session')
-def lmdbs(shared, run, tmp_path_factory):
+def lmdbs(shared, run_forked, tmp_path_factory):
     """GT.lmdb and BIx4.lmdb of Vid4 calendar and city and of CDVL ntia_Aspen, packed by the project's script."""
     root = tmp_path_factory.mktemp('lmdbs')
     for kind in ('GT', 'BIx4'):
@@ -16,8 +16,7 @@ def lmdbs(shared, run, tmp_path_factory):
             for clip in (shared / 'data' / dataset / kind).iterdir():
                 (root / kind).mkdir(exist_ok=True)
                 (root / kind / clip.name).symlink_to(clip)
-        run(
-            'python',
+        run_forked(
             PROJECT / 'scripts' / 'data_preparation' / 'create_lmdb.py',
             'folder',
             root / kind,

@@ -10,7 +10,7 @@ import torch
 from .training import edit, last_metrics, shrink, train
 
 
-def test_two_processes_equal_one(run, run_toolbox, checkout):
+def test_two_processes_equal_one(run, run_forked, checkout):
     """gloo, on the CPU, with the same global batch: the same losses, weights and metrics, to float rounding.
 
     The two recompute their steps and take their batch in two parts, with the flow network fixed and trained.
@@ -26,7 +26,7 @@ def test_two_processes_equal_one(run, run_toolbox, checkout):
     shutil.copy(options, checkout / 'options' / 'two.yml')
     edit(options, {'name': 'one', 'datasets:train:batch_size_per_gpu': 4})
     edit(checkout / 'options' / 'two.yml', {'name': 'two', 'train:accumulate': 2, 'train:checkpointing': True})
-    train(run_toolbox, checkout, options.name)
+    train(run_forked, checkout, options.name)
     launch = ('python', '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port', 29400 + os.getpid() % 500)
     command = ('basicsr/train.py', '-opt', 'options/two.yml', '--launcher', 'pytorch')
     run(*launch, *command, cwd=checkout, OMP_NUM_THREADS='1')
@@ -62,10 +62,10 @@ def test_two_processes_equal_one(run, run_toolbox, checkout):
         ({'network_g:spynet_path': 'no.pth'}, 'error: spynet_path: there is no file no.pth; '),
     ],
 )
-def test_wrong_options_end_with_one_line(run_toolbox, checkout, change, message):
+def test_wrong_options_end_with_one_line(run_forked, checkout, change, message):
     options = checkout / 'options' / 'train_EFAR_REDS_5frames.yml'
     shrink(options, **change)
-    result = run_toolbox('basicsr/train.py', '-opt', f'options/{options.name}', cwd=checkout, check=False)
+    result = run_forked('basicsr/train.py', '-opt', f'options/{options.name}', cwd=checkout, check=False)
     assert result.returncode == 1
     assert re.match(message, result.stderr.strip().splitlines()[-1])
     assert 'Traceback' not in result.stderr

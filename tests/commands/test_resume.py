@@ -8,7 +8,7 @@ import pytest
 from .training import edit, last_metrics, losses, shrink, train, train_until_killed
 
 
-def test_train_kill_resume_and_test(run_toolbox, checkout):
+def test_train_kill_resume_and_test(start_forked, run_forked, checkout):
     """Killed at some moment and resumed, training gives the losses of an undisturbed run; the test the same metrics."""
     options = checkout / 'options' / 'train_EFAR_REDS_5frames.yml'
     small = {'train:total_iter': 8, 'train:fix_flow': 3, 'logger:save_checkpoint_freq': 2, 'val:save_img': True}
@@ -20,10 +20,11 @@ def test_train_kill_resume_and_test(run_toolbox, checkout):
     edit(checkout / 'options' / 'undisturbed.yml', {'name': 'undisturbed', 'val': None})
 
     experiment = checkout / 'experiments' / 'EFAR_REDS_5frames'
-    train_until_killed(checkout, options.name, experiment / 'training_states' / '4.state')
-    resumed = train(run_toolbox, checkout, options.name, '--auto_resume')
+    command = ('basicsr/train.py', '-opt', f'options/{options.name}')
+    train_until_killed(start_forked, checkout, command, experiment / 'training_states' / '4.state')
+    resumed = train(run_forked, checkout, options.name, '--auto_resume')
     assert re.search(r'Resuming training from epoch: 0, iter: [46]\.', resumed.stderr)
-    train(run_toolbox, checkout, 'undisturbed.yml')
+    train(run_forked, checkout, 'undisturbed.yml')
     expected = losses(checkout / 'experiments' / 'undisturbed')
     assert sorted(expected) == list(range(1, 9))
     assert losses(experiment) == expected
@@ -43,7 +44,7 @@ def test_train_kill_resume_and_test(run_toolbox, checkout):
             'val:metrics:ssim:test_y_channel': False,
         },
     )
-    run_toolbox('basicsr/test.py', '-opt', 'options/test_EFAR_Vid4.yml', cwd=checkout)
+    run_forked('basicsr/test.py', '-opt', 'options/test_EFAR_Vid4.yml', cwd=checkout)
     validated = last_metrics(experiment / 'metrics.csv')
     tested = last_metrics(checkout / 'results' / 'EFAR_Vid4' / 'metrics.csv')
     assert set(tested) == {'city', 'average'}

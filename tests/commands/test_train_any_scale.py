@@ -39,7 +39,7 @@ def clips(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def root(clips, run_toolbox):
+def root(clips, run_forked):
     """A folder in which BasicAVSR was trained for 20 iterations and then tested at x2.7 and x3.5 by x2.5."""
     root = clips
     train = root / 'options' / 'train_BasicAVSR_REDS.yml'
@@ -53,12 +53,12 @@ def root(clips, run_toolbox):
             **{**QUICK, 'train:accumulate': 2, 'train:checkpointing': True},
         },
     )
-    run_toolbox('-m', 'basicsr.train', '-opt', f'options/{train.name}', cwd=root)
+    run_forked('-m', 'basicsr.train', '-opt', f'options/{train.name}', cwd=root)
     for name in ('x4', 'x2.7', 'x3.5x2.5'):
         test = root / 'options' / f'test_BasicAVSR_Vid4_{name}.yml'
         edit(test, {**{f'datasets:test:{key}': value for key, value in DATA.items()}, **NETWORK})
         edit(test, {'datasets:test:val_partition': ['001'], 'path:param_key_g': 'params'})
-        run_toolbox('-m', 'basicsr.test', '-opt', f'options/{test.name}', cwd=root)
+        run_forked('-m', 'basicsr.test', '-opt', f'options/{test.name}', cwd=root)
     return root
 
 
@@ -76,7 +76,7 @@ def assert_loss_falls(experiment):
 
 
 @pytest.mark.parametrize('network', IMAGE_NETWORKS)
-def test_image_networks_train_and_validate(network, clips, run_toolbox):
+def test_image_networks_train_and_validate(network, clips, run_forked):
     """Over the range of their option files, from GT alone; the validation is at x4."""
     train = clips / 'options' / f'train_{network}_REDS.yml'
     changes = {**DATA, 'degradation': None, 'lq_size': 16, 'gt_size': 16}  # bicubic by default
@@ -89,7 +89,7 @@ def test_image_networks_train_and_validate(network, clips, run_toolbox):
             **{'datasets:val:val_partition': ['001'], **IMAGE_NETWORKS[network], **QUICK},
         },
     )
-    run_toolbox('-m', 'basicsr.train', '-opt', f'options/{train.name}', cwd=clips)
+    run_forked('-m', 'basicsr.train', '-opt', f'options/{train.name}', cwd=clips)
     experiment = clips / 'experiments' / f'{network}_REDS'
     assert_loss_falls(experiment)
     assert metrics(experiment)[0] > 15

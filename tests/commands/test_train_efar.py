@@ -8,14 +8,15 @@ from pathlib import Path
 from .training import edit, last_metrics, losses, shrink, train, train_until_killed
 
 
-def test_fifteen_frames(run_toolbox, checkout):
+def test_fifteen_frames(start_forked, run_forked, checkout):
     """Killed and resumed too."""
     options = checkout / 'options' / 'train_EFAR_REDS.yml'
     small = {'train:total_iter': 4, 'datasets:train:gt_size': 128, 'logger:save_checkpoint_freq': 2}
     shrink(options, **small)
     experiment = checkout / 'experiments' / 'EFAR_REDS'
-    train_until_killed(checkout, options.name, experiment / 'training_states' / '2.state')
-    resumed = train(run_toolbox, checkout, options.name, '--auto_resume')
+    command = ('basicsr/train.py', '-opt', f'options/{options.name}')
+    train_until_killed(start_forked, checkout, command, experiment / 'training_states' / '2.state')
+    resumed = train(run_forked, checkout, options.name, '--auto_resume')
     assert re.search(r'Resuming training from epoch: 0, iter: [24]\.', resumed.stderr)
     assert sorted(losses(experiment)) == [1, 2, 3, 4]
     assert set(last_metrics(experiment / 'metrics.csv')) == {'city', 'average'}

@@ -29,11 +29,11 @@ def small_msffn(path, **changes):
     )
 
 
-def test_msffn_on_reds_and_in_the_test(run_toolbox, checkout):
+def test_msffn_on_reds_and_in_the_test(run_forked, checkout):
     options = checkout / 'options' / 'train_MSFFN_REDS.yml'
     city = {'datasets:train:val_partition': ['city'], 'datasets:val:val_partition': ['city']}
     small_msffn(options, **city)
-    train(run_toolbox, checkout, options.name)
+    train(run_forked, checkout, options.name)
     experiment = checkout / 'experiments' / 'MSFFN_REDS'
     assert sorted(losses(experiment)) == [1, 2]
     edit(
@@ -49,14 +49,14 @@ def test_msffn_on_reds_and_in_the_test(run_toolbox, checkout):
             'val:metrics:ssim:test_y_channel': False,
         },
     )
-    run_toolbox('basicsr/test.py', '-opt', 'options/test_MSFFN_Vid4.yml', cwd=checkout)
+    run_forked('basicsr/test.py', '-opt', 'options/test_MSFFN_Vid4.yml', cwd=checkout)
     tested = last_metrics(checkout / 'results' / 'MSFFN_Vid4' / 'metrics.csv')['city']
     assert tested == pytest.approx(last_metrics(experiment / 'metrics.csv')['city'], abs=5e-5)
     with open(experiment / 'metrics.csv') as file:
         assert 0 < float(list(csv.DictReader(file))[-1]['tof']) < 10
 
 
-def test_msffn_on_vimeo90k(run_toolbox, checkout, shared):
+def test_msffn_on_vimeo90k(run_forked, checkout, shared):
     """Septuplets, cut from calendar, in the set's own layout, through the toolbox's dataset."""
     root = checkout / 'datasets' / 'vimeo90k'
     for folder, kind in (('vimeo_septuplet', 'GT'), ('vimeo_septuplet_matlabLRx4', 'BIx4')):
@@ -70,7 +70,7 @@ def test_msffn_on_vimeo90k(run_toolbox, checkout, shared):
     meta_info.write_text(''.join(f'00001/{sequence:04d} 7 (576,720,3)\n' for sequence in (1, 2, 3)))
     options = checkout / 'options' / 'train_MSFFN_Vimeo90K.yml'
     small_msffn(options)
-    train(run_toolbox, checkout, options.name)
+    train(run_forked, checkout, options.name)
     experiment = checkout / 'experiments' / 'MSFFN_Vimeo90K'
     assert sorted(losses(experiment)) == [1, 2]
     assert last_metrics(experiment / 'metrics.csv')['city'][0] > 20

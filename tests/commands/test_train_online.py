@@ -53,7 +53,7 @@ def write(path, opt):
 
 
 @pytest.fixture(scope='module')
-def root(clips, run_toolbox, tmp_path_factory):
+def root(clips, run_forked, tmp_path_factory):
     """A folder in which every network was trained for 20 iterations and then tested."""
     root = tmp_path_factory.mktemp('online')
     shutil.copytree(PROJECT / 'options', root / 'options')
@@ -73,8 +73,8 @@ def root(clips, run_toolbox, tmp_path_factory):
         test['path'] = {'pretrain_network_g': f'experiments/{network}_REDS/models/net_g_latest.pth'}
         test['val'] = {'save_img': True, 'metrics': opt['val']['metrics']}
         write(root / 'options' / f'test_{network}_small.yml', test)
-        run_toolbox('-m', 'basicsr.train', '-opt', f'options/{path.name}', cwd=root)
-        run_toolbox('-m', 'basicsr.test', '-opt', f'options/test_{network}_small.yml', cwd=root)
+        run_forked('-m', 'basicsr.train', '-opt', f'options/{path.name}', cwd=root)
+        run_forked('-m', 'basicsr.test', '-opt', f'options/test_{network}_small.yml', cwd=root)
     return root
 
 

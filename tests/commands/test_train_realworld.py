@@ -1,12 +1,7 @@
 """RealBasicVSR's two stages and Zooming Slow-Mo by the literal commands, made small; the second stage killed too."""
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -17,7 +12,7 @@ from basicsr_plugins.compat.options import SafeOptionLoader
 
 from ..conftest import PROJECT
 from .test_train_online import clips, write  # noqa: F401  (a fixture)
-from .training import last_metrics
+from .training import last_metrics, train_until_killed
 
 REALBASICVSR = {'num_feat': 8, 'num_block': 1, 'num_clean_block': 1, 'spynet_path': None}
 ZOOMING = {'num_feat': 8, 'num_extract_block': 1, 'num_block': 1, 'deform_groups': 2}
@@ -49,7 +44,7 @@ def shrink(opt, clips, network):  # noqa: F811
 
 
 @pytest.fixture(scope='module')
-def root(clips, run_toolbox, tmp_path_factory):  # noqa: F811
+def root(clips, run_forked, tmp_path_factory):  # noqa: F811
     """A folder in which all were trained for 20 iterations and then tested."""
     root = tmp_path_factory.mktemp('realworld')
     shutil.copytree(PROJECT / 'options', root / 'options')
@@ -67,10 +62,10 @@ def root(clips, run_toolbox, tmp_path_factory):  # noqa: F811
     torch.save(vgg, weights / 'vgg19-dcbb9e9d.pth')
     for name, (network, _) in TRAININGS.items():
         change(root, f'train_{name}', lambda opt, network=network: shrink(opt, clips, network))
-        run_toolbox('-m', 'basicsr.train', '-opt', f'options/train_{name}.yml', cwd=root)
+        run_forked('-m', 'basicsr.train', '-opt', f'options/train_{name}.yml', cwd=root)
     for name, trained in TESTS.items():
         change(root, f'test_{name}', lambda opt, trained=trained: shrink(opt, clips, TRAININGS[trained][0]))
-        run_toolbox('-m', 'basicsr.test', '-opt', f'options/test_{name}.yml', cwd=root)
+        run_forked('-m', 'basicsr.test', '-opt', f'options/test_{name}.yml', cwd=root)
     return root
 
 
@@ -109,7 +104,7 @@ def test_the_test_gives_the_metrics_of_the_last_validation(root, name):
     assert images == [f'{i:08d}_{name}.png' for i in range(9 if name.startswith('Zoom') else 10)]
 
 
-def test_the_second_stage_killed_and_resumed(root, run_toolbox):
+def test_the_second_stage_killed_and_resumed(root, start_forked, run_forked):
     """Both networks, the moving average and both optimizers' states are those of the run that was not disturbed."""
 
     def edit(opt):
@@ -120,18 +115,10 @@ def test_the_second_stage_killed_and_resumed(root, run_toolbox):
 
     change(root, 'train_RealBasicVSR_stage2', edit, to='killed')
     states = root / 'experiments' / 'killed' / 'training_states'
-    arguments = ('-m', 'basicsr.train', '-opt', 'options/killed.yml', '--auto_resume')
-    one_thread = {**os.environ, 'OMP_NUM_THREADS': '1'}  # as `run_toolbox` has it: bits depend on it
-    process = subprocess.Popen([sys.executable, *arguments], cwd=root, env=one_thread, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (states / '5.state').exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = ('-m', 'basicsr.train', '-opt', 'options/killed.yml')
+    train_until_killed(start_forked, root, command, states / '5.state')
     assert not (states / '10.state').exists()
-    run_toolbox(*arguments, cwd=root)
+    run_forked(*command, '--auto_resume', cwd=root)
     for name in ('models/net_g_10.pth', 'models/net_d_10.pth', 'training_states/10.state'):
         killed, whole = (
             torch.load(root / 'experiments' / run / name, weights_only=True)

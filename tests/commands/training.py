@@ -2,9 +2,6 @@
 
 import csv
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -64,19 +61,16 @@ def last_metrics(path):
     return {row['clip']: (float(row['psnr']), float(row['ssim'])) for row in rows if row['iter'] == last}
 
 
-def train(run_toolbox, checkout, options, *arguments):
-    return run_toolbox('basicsr/train.py', '-opt', f'options/{options}', *arguments, cwd=checkout)
+def train(run_forked, checkout, options, *arguments):
+    return run_forked('basicsr/train.py', '-opt', f'options/{options}', *arguments, cwd=checkout)
 
 
-def train_until_killed(checkout, options, state):
+def train_until_killed(start_forked, checkout, command, state):
     """Start training as a user would, and kill it as soon as it has written `state`."""
-    command = [sys.executable, 'basicsr/train.py', '-opt', f'options/{options}', '--auto_resume']
-    with open(checkout / 'killed.log', 'w') as log:
-        process = subprocess.Popen(command, cwd=checkout, stdout=log, stderr=log)
-        deadline = time.monotonic() + 300
-        while not state.exists():
-            assert process.poll() is None, (checkout / 'killed.log').read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    process = start_forked(*command, '--auto_resume', cwd=checkout)
+    deadline = time.monotonic() + 300
+    while not state.exists():
+        assert process.poll() is None, process.output()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()

@@ -91,7 +91,7 @@ def test_a_state_of_other_parameter_groups():
         resumed.resume_training(saved(first, 0))
 
 
-def test_lengthened_training_through_the_command(run, tmp_path):
+def test_lengthened_training_through_the_command(run_forked, tmp_path):
     """12 iterations, then 16: the second run ends, and its learning rates are those of the longer schedule."""
     drill.make_data(tmp_path)
     opt = drill.base_options(tmp_path)
@@ -100,14 +100,14 @@ def test_lengthened_training_through_the_command(run, tmp_path):
     opt.pop('val')
     opt['datasets'].pop('val')
     opt['logger']['save_checkpoint_freq'] = 4
-    command = ['python', '-W', 'ignore', '-m', 'basicsr.train', '-opt', 'options.yml', '--auto_resume']
+    command = ['-m', 'basicsr.train', '-opt', 'options.yml', '--auto_resume']
     (tmp_path / 'options.yml').write_text(yaml.safe_dump(opt))
-    run(*command, cwd=tmp_path)
+    run_forked(*command, cwd=tmp_path)
 
     opt['train'].update(total_iter=16)
     opt['train']['scheduler']['periods'] = [16]
     (tmp_path / 'options.yml').write_text(yaml.safe_dump(opt))
-    log = run(*command, cwd=tmp_path).stderr
+    log = run_forked(*command, cwd=tmp_path).stderr
     assert 'Resuming training from epoch' in log
     shown = {int(i): float(lr) for i, lr in re.findall(r'iter:\s*(\d+), lr:\(([^,]+),', log)}
     assert sorted(shown) == [13, 14, 15, 16]
@@ -130,9 +130,9 @@ def test_a_batch_larger_than_the_data(tmp_path):
         build_dataloader(dataset, {**opt, 'batch_size_per_gpu': 7}, 0, False, sampler, 0)
 
 
-def test_the_drill(run, tmp_path):
+def test_the_drill(run_forked, tmp_path):
     """Its first five files, each trained with in a process of its own."""
-    table = run('python', '-W', 'ignore', drill.__file__, '--count', 5, cwd=tmp_path).stdout
+    table = run_forked(drill.__file__, '--count', 5, cwd=tmp_path).stdout
     assert '| option file, wrong type | refused | 1 |' in table
     assert '| option file, same | exact | 1 |' in table
 
