@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from basicsr_plugins.data.lmdb_store import pack_lmdb
+
 from .training import edit, last_metrics, losses, shrink, train, train_until_killed
 
 
@@ -13,8 +15,9 @@ def test_train_kill_resume_and_test(start_forked, run_forked, checkout):
     options = checkout / 'options' / 'train_EFAR_REDS_5frames.yml'
     small = {'train:total_iter': 8, 'train:fix_flow': 3, 'logger:save_checkpoint_freq': 2, 'val:save_img': True}
     city = {'name': 'city', 'type': 'VSRTestDataset', 'io_backend': {'type': 'lmdb'}, 'val_partition': ['city']}
-    city.update(dataroot_gt='datasets/REDS/train_sharp_with_val.lmdb')
-    city.update(dataroot_lq='datasets/REDS/train_sharp_bicubic_with_val.lmdb')
+    for key, kind in (('dataroot_gt', 'GT'), ('dataroot_lq', 'BIx4')):
+        city[key] = f'datasets/short_{kind}.lmdb'
+        pack_lmdb(checkout / 'datasets' / 'short' / kind, checkout / city[key], num_worker=0)
     shrink(options, **small, **{'datasets:val': city})
     shutil.copy(options, checkout / 'options' / 'undisturbed.yml')
     edit(checkout / 'options' / 'undisturbed.yml', {'name': 'undisturbed', 'val': None})
@@ -30,13 +33,14 @@ def test_train_kill_resume_and_test(start_forked, run_forked, checkout):
     assert losses(experiment) == expected
 
     # images of the validation during training, and TensorBoard's file, are below the checkout
-    assert len(list((experiment / 'visualization' / 'city' / 'city').glob('*_8.png'))) == 34
+    assert len(list((experiment / 'visualization' / 'city' / 'city').glob('*_8.png'))) == 6
     assert list((checkout / 'tb_logger' / 'EFAR_REDS_5frames').glob('events*'))
 
     edit(
         checkout / 'options' / 'test_EFAR_Vid4.yml',
         {
-            'datasets:test:val_partition': ['city'],
+            'datasets:test:dataroot_gt': 'datasets/short/GT',
+            'datasets:test:dataroot_lq': 'datasets/short/BIx4',
             'network_g:num_feat': 16,
             'network_g:num_block': 1,
             'path:pretrain_network_g': 'experiments/EFAR_REDS_5frames/models/net_g_latest.pth',
@@ -50,5 +54,5 @@ def test_train_kill_resume_and_test(start_forked, run_forked, checkout):
     assert set(tested) == {'city', 'average'}
     for clip in tested:
         assert tested[clip] == pytest.approx(validated[clip], abs=5e-5)
-    name = 'visualization/Vid4/city/00000033_EFAR_Vid4.png'
+    name = 'visualization/Vid4/city/00000005_EFAR_Vid4.png'
     assert (checkout / 'results' / 'EFAR_Vid4' / name).is_file()
