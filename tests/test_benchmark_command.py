@@ -157,8 +157,8 @@ def test_bad_input_is_one_sentence(test_set, tmp_path, monkeypatch, capsys, argu
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_input_ends_the_command_with_an_error(run, test_set, tmp_path):
-    result = run('python', SCRIPT, '--network', 'Nope', '--data', test_set, cwd=tmp_path, check=False)
+def test_bad_input_ends_the_command_with_an_error(run_forked, test_set, tmp_path):
+    result = run_forked(SCRIPT, '--network', 'Nope', '--data', test_set, cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("error: --network Nope: there is no network 'Nope' in the registry; valid ones ")
     assert result.stderr.count('\n') == 1
