@@ -318,7 +318,7 @@ def page(chromium, address):
     page.on('console', lambda message: complaints.append(message.text) if message.type != 'log' else None)
     page.on('pageerror', lambda error: complaints.append(str(error)))
     page.on('request', lambda request: requests.append(request.url))
-    page.set_default_timeout(5000)
+    page.set_default_timeout(30_000)
     page.goto(address)
     yield page
     page.close()

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import AlexNet_Weights
 
-from basicsr_plugins.benchmark import cache
+from basicsr_plugins.benchmark import cache, workers
 from basicsr_plugins.benchmark.cache import PICTURES, Cache
 from basicsr_plugins.benchmark.clips import open_clips
 from basicsr_plugins.benchmark.evaluation import Protocol, choose_view, evaluate_clip
@@ -660,6 +661,7 @@ def test_lpips_where_it_is_asked_for(benchmark, tmp_path, monkeypatch):
     weights.touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(workers, 'PROCESSES', multiprocessing.get_context('spawn'))  # which take both over
     protocol = Protocol(lpips=True, crop_border=4, max_frames=1)
     results = run_benchmark(dataclasses.replace(benchmark, clip_names=['a'], protocol=protocol))
     bicubic, gt = (
