@@ -175,6 +175,7 @@ def _exportable() -> Iterator[None]:
     with _lock, warnings.catch_warnings(), contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # where PyTorch prints whole graphs
         warnings.simplefilter('ignore')  # that Python's numbers become constants: it is checked
+        stack.enter_context(torch.autocast('cpu', enabled=False))  # the engine's casts are not the network's
         stack.enter_context(replaced(SpyNet, 'forward', _spynet_flow))
         stack.enter_context(replaced(F, 'interpolate', _interpolate))
         stack.enter_context(replaced(deform_conv, 'select_backend', lambda *_: 'torchvision'))  # one operator
