@@ -15,6 +15,7 @@ from basicsr_plugins.inference.exported import Export, write_export
 from basicsr_plugins.inference.precision import LARGEST_LOSS, loss_at
 from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.sessions import OpenVINO
+from basicsr_plugins.inference.tracing import trace
 from basicsr_plugins.models.network_spec import spec_of
 from basicsr_plugins.upscaling import load_network, network_identity
 from basicsr_plugins.upscaling import upscale as upscale_film
@@ -112,6 +113,15 @@ def test_bfloat16_is_as_good_as_auto_asks(name):
     restored = upscale(on_runtime(net, 'openvino', torch.bfloat16), frames, dtype=torch.bfloat16)
     difference = restored - upscale(net, frames)
     assert loss_at(-10 * difference.square().mean().log10().item()) < LARGEST_LOSS
+
+
+@torch.no_grad()
+def test_graphs_are_traced_without_autocast():
+    net, frames = small_network('BasicVSR'), torch.rand(2, 1, 3, 36, 52)
+    inputs = {'frame': frames[0], 'other': frames[1]}
+    with torch.autocast('cpu', torch.bfloat16):
+        graph = trace(net, 'flow', inputs)
+    assert graph == trace(net, 'flow', inputs)
 
 
 @torch.no_grad()
