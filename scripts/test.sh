@@ -5,5 +5,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 if [ $# -eq 0 ]; then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # each core has its own tests
     set -- -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile --no-loadscope-reorder
+    set -- "$@" --max-worker-restart 0 # pytest-xdist 3.8 waits for ever for what a crashed worker has left
 fi
 exec "$python" -m pytest "$@"

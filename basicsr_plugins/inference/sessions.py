@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 from abc import ABC, abstractmethod
@@ -134,17 +135,11 @@ class OpenVINO(Runtime):
 
     def __init__(self, dtype: torch.dtype = torch.float32):
         super().__init__(dtype)
-        import openvino
-        from openvino.frontend.onnx import ConversionExtension
-
-        self._core = openvino.Core()
-        self._core.add_extension(ConversionExtension('DeformConv', _convert_deform_conv))
+        self._core = _openvino_core()
 
     @classmethod
     def dtypes(cls) -> tuple[torch.dtype, ...]:
-        import openvino
-
-        known = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        known = _openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         return (torch.float32, *(dtype for name, dtype in cls.capabilities if name in known))
 
     def load(self, model: Model, precise: bool = False) -> Session:
@@ -169,6 +164,21 @@ class OpenVINO(Runtime):
         for operation in model.get_ops():
             if operation.get_type_name() in self.samplers:
                 model.add_outputs(operation.output(0))
+
+
+@functools.cache
+def _openvino_core():
+    """The process's one core.
+
+    On processors with AMX each core gives signal handlers a stack of its own, and the last one puts the one before it
+    back, which may be freed by then: the next signal, be it Ctrl-C or the end of a child process, was a crash.
+    """
+    import openvino
+    from openvino.frontend.onnx import ConversionExtension
+
+    core = openvino.Core()
+    core.add_extension(ConversionExtension('DeformConv', _convert_deform_conv))
+    return core
 
 
 class _OpenVINOSession:

@@ -115,6 +115,24 @@ def test_bfloat16_is_as_good_as_auto_asks(name):
     assert loss_at(-10 * difference.square().mean().log10().item()) < LARGEST_LOSS
 
 
+SIGNALLED = """
+import os, signal
+from basicsr_plugins.inference.sessions import OpenVINO
+runtimes = [OpenVINO(), OpenVINO()]
+known = [runtime._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES') for runtime in runtimes]
+while runtimes:
+    del runtimes[0]  # the first one first
+signal.signal(signal.SIGUSR1, lambda *_: print('handled'))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_networks_were_on_openvino(run, tmp_path):
+    """Two cores of OpenVINO on a processor with AMX left no stack to handle them on."""
+    pytest.importorskip('openvino', reason='openvino is not installed')
+    assert run('python', '-c', SIGNALLED, cwd=tmp_path).stdout == 'handled\n'
+
+
 @torch.no_grad()
 def test_graphs_are_traced_without_autocast():
     net, frames = small_network('BasicVSR'), torch.rand(2, 1, 3, 36, 52)
