@@ -83,10 +83,12 @@ def kill(drill: Drill, turn: tuple[str, str], rng: random.Random) -> str:
 
 
 def twice(drill: Drill, turn: tuple[str, str], rng: random.Random) -> str:
-    """Start a second run while the first may be at work."""
+    """Start a second run while the first is at work, or about to end."""
     folder, second_folder = drill.folder(), drill.folder()
     first = start(drill.work(turn, folder), folder)
-    time.sleep(rng.uniform(0.3, 0.9) * drill.seconds[turn])
+    while not list(folder.glob('.*.parts')):
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.6) * drill.seconds[turn])
     second = start(drill.work(turn, folder, '--force', other=True), second_folder)
     code, error = finish(first, folder)
     second_code, second_error = finish(second, second_folder)
