@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -153,7 +153,7 @@ class OpenVINO(Runtime):
             'PERFORMANCE_HINT': 'LATENCY',
             'ENABLE_CPU_PINNING': False,  # two processes would share one core
         }
-        return _OpenVINOSession(self._core.compile_model(model, 'CPU', settings), dtype == torch.float32)
+        return _OpenVINOSession(self._core, self._core.compile_model(model, 'CPU', settings), dtype == torch.float32)
 
     def _keep_positions(self, model) -> None:
         """Keep positions between pixels in float32: bfloat16 would move them by parts of a pixel.
@@ -166,18 +166,23 @@ class OpenVINO(Runtime):
                 model.add_outputs(operation.output(0))
 
 
-@functools.cache
-def _openvino_core():
-    """The process's one core.
+_cores = weakref.WeakValueDictionary()
 
-    On processors with AMX each core gives signal handlers a stack of its own, and the last one puts the one before it
-    back, which may be freed by then: the next signal, be it Ctrl-C or the end of a child process, was a crash.
+
+def _openvino_core():
+    """The one core of the process, for as long as it is in use.
+
+    On processors with AMX each core gives signal handlers a stack of its own and puts the one before it back at its end.
+    Of two, that one may be freed by then: the next signal, be it Ctrl-C or the end of a child process, was a crash. A
+    core that is kept for ever is none to fork with: what it has compiled leaves threads behind.
     """
     import openvino
     from openvino.frontend.onnx import ConversionExtension
 
-    core = openvino.Core()
-    core.add_extension(ConversionExtension('DeformConv', _convert_deform_conv))
+    core = _cores.get('openvino')
+    if core is None:
+        core = _cores['openvino'] = openvino.Core()
+        core.add_extension(ConversionExtension('DeformConv', _convert_deform_conv))
     return core
 
 
@@ -185,13 +190,14 @@ class _OpenVINOSession:
     """Runs a compiled model; inputs are read where the arrays lie.
 
     Args:
+        core: What compiled the model, which lives as long.
         compiled: The model.
         in_place: Whether outputs of known shape are written where they are to lie, without a copy. In bfloat16 OpenVINO
             2026.4 sometimes refuses that.
     """
 
-    def __init__(self, compiled, in_place: bool):
-        self._compiled = compiled
+    def __init__(self, core, compiled, in_place: bool):
+        self._core, self._compiled = core, compiled
         self._request = compiled.create_infer_request()
         self._taken = [value.node.get_friendly_name() for value in compiled.inputs]
         # what keeps positions has a name of no output
