@@ -172,9 +172,9 @@ _cores = weakref.WeakValueDictionary()
 def _openvino_core():
     """The one core of the process, for as long as it is in use.
 
-    On processors with AMX each core gives signal handlers a stack of its own and puts the one before it back at its end.
-    Of two, that one may be freed by then: the next signal, be it Ctrl-C or the end of a child process, was a crash. A
-    core that is kept for ever is none to fork with: what it has compiled leaves threads behind.
+    On processors with AMX each core gives signal handlers a stack of its own and puts the one before it back at its
+    end. Of two, that one may be freed by then: the next signal, be it Ctrl-C or a child process that ends, was a crash.
+    A core that is kept for ever is none to fork with: what it has compiled leaves threads behind.
     """
     import openvino
     from openvino.frontend.onnx import ConversionExtension
