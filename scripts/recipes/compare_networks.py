@@ -176,11 +176,8 @@ def training_options(name: str, network: Mapping, seed: int, spynet_path: Path, 
     opt['network_g'] = dict(network)
     if takes_flow(network):
         opt['network_g']['spynet_path'] = str(spynet_path)
-        opt['train']['fix_flow'] = iterations + 1
-    else:
-        opt['train'].update(fix_flow=0, flow_lr_mul=1)  # FRVSR learns its own
     opt['datasets']['train']['num_frame'] = NUM_FRAME
-    opt['train']['total_iter'] = iterations
+    opt['train'].update(total_iter=iterations, fix_flow=iterations + 1)
     opt['train']['optim_g']['lr'] = 1e-3
     opt['train']['scheduler']['periods'] = [iterations]
     opt['val']['val_freq'] = iterations

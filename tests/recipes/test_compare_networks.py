@@ -37,17 +37,15 @@ def test_any_network_can_be_named():
 
 
 def test_trainings_differ_in_the_network_alone(tmp_path, monkeypatch):
-    """And in SpyNet's weights, which stay as they are, where it has one; a flow network of its own learns."""
+    """And in SpyNet's weights, where it has one."""
     shutil.copytree(PROJECT / 'options', tmp_path / 'options')
     monkeypatch.chdir(tmp_path)
-    chosen = compare_networks.choose_networks(['EFAR', 'ESPCN', 'FRVSR'])
-    efar, espcn, frvsr = (
+    chosen = compare_networks.choose_networks(['EFAR', 'ESPCN'])
+    efar, espcn = (
         compare_networks.training_options(name, network, 0, Path('spynet.pth'), 10) for name, network in chosen.items()
     )
-    for opt in (efar, espcn, frvsr):
+    for opt in (efar, espcn):
         check_option_file(opt, is_train=True)
-    for opt, flow in ((efar, [11, 0.125]), (espcn, [0, 1]), (frvsr, [0, 1])):
-        assert [opt['train'].pop(key) for key in ('fix_flow', 'flow_lr_mul')] == flow
     assert efar.pop('network_g') == {**chosen['EFAR'], 'spynet_path': 'spynet.pth'}
     assert espcn.pop('network_g') == chosen['ESPCN']
     assert (efar.pop('name'), espcn.pop('name')) == ('compare_EFAR_10_seed0', 'compare_ESPCN_10_seed0')
