@@ -6,9 +6,9 @@
 
 The networks of the table below are small, have about the same number of parameters beside the flow network, and see the
 same clips, patches, window length, iterations and seeds; others are named with their arguments, as in the benchmark. A
-SpyNet is trained beforehand and stays as it is; FRVSR, whose own flow network learns with the rest, adds to the enlarged
-frame, as TecoGAN's does: else its flow is at its bound before its frames mean anything. Runs in the project folder.
-Interrupted, it goes on where it stopped.
+SpyNet is trained beforehand and stays as it is; FRVSR, whose own flow network learns with the rest, adds to the
+enlarged frame, as TecoGAN's does: else its flow is at its bound before its frames mean anything. Runs in the project
+folder. Interrupted, it goes on where it stopped.
 """
 
 from __future__ import annotations
