@@ -76,7 +76,8 @@ def training_options(name: str, seed: int, spynet_path: Path, iterations: int) -
     if name == 'BasicAVSR':
         del train['dataroot_lq']
         train.update(scale_range=SCALE_RANGE, lq_size=LQ_SIZE, gt_size=2 * LQ_SIZE, degradation='bicubic')
-    opt['train'].update(total_iter=iterations, fix_flow=iterations + 1)
+    # without warm-up BasicAVSR's fusion may be dead within 100 iterations: its ReLU then gives zeros alone
+    opt['train'].update(total_iter=iterations, fix_flow=iterations + 1, warmup_iter=min(100, iterations // 2))
     opt['train']['optim_g']['lr'] = 1e-3
     opt['train']['scheduler']['periods'] = [iterations]
     opt['val'] = None  # the benchmark measures
