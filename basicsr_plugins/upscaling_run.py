@@ -25,7 +25,7 @@ from basicsr_plugins.inference.engine import upscale_pairs
 from basicsr_plugins.inference.fitting import GIB, SHARE, SURELY_LESS, fit, halve, halve_flow, measure_need
 from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND, WriteBehind, read_ahead
 from basicsr_plugins.inference.settings import UpscaleSettings
-from basicsr_plugins.memory import free_memory, is_out_of_memory, keep_freed_memory
+from basicsr_plugins.memory import free_memory, freed_memory_kept, is_out_of_memory
 from basicsr_plugins.models.restoration import device_of
 from basicsr_plugins.output_size import resized
 from basicsr_plugins.scales import Scale
@@ -77,28 +77,28 @@ def run(
         InputError: If memory is too small for the least tiles.
     """
     chosen = targets[0].parts / FITTED
-    settings = _fit(net, source.size, settings, chosen, notes)
-    while not _go_through(net, source, targets, settings, keep, scale, show_progress):
-        settings = _with_smaller_tiles(source.size, settings, chosen, notes)
+    settings, plenty = _fit(net, source.size, settings, chosen, notes)
+    with freed_memory_kept() if plenty else contextlib.nullcontext():
+        while not _go_through(net, source, targets, settings, keep, scale, show_progress):
+            settings = _with_smaller_tiles(source.size, settings, chosen, notes)
 
 
 def _fit(
     net: nn.Module, size: tuple[int, int], settings: UpscaleSettings, chosen: Path, notes: Notes
-) -> UpscaleSettings:
-    """Tiles and segments that the free memory takes, where the settings leave it open.
+) -> tuple[UpscaleSettings, bool]:
+    """Tiles and segments that the free memory takes, where the settings leave it open, and whether it is plenty.
 
     The file `chosen` holds what an interrupted run had, which is kept: tiles change frames, a little.
     """
     if chosen.is_file():
-        return _read_choice(chosen, settings)
+        return _read_choice(chosen, settings), False
     h, w = size
     free = _free_memory(net)
     if free is None or SURELY_LESS * h * w <= SHARE * free:
-        keep_freed_memory()
-        return settings
+        return settings, True
     need = measure_need(net, settings) if settings.tile == 'auto' else None
     if need is None:
-        return settings
+        return settings, False
     free = _free_memory(net)  # without what the runtime keeps
     settings = fit(settings, size, need, free)
     tiles = 'in one piece' if settings.tile is None else f'in tiles of {settings.tile} pixels'
@@ -110,9 +110,7 @@ def _fit(
         f'{f", flow in tiles of {settings.flow_tile} pixels" if settings.flow_tile else ""}.'
     )
     _note_choice(chosen, settings)
-    if 2 * taken <= free:
-        keep_freed_memory()
-    return settings
+    return settings, 2 * taken <= free
 
 
 def _free_memory(net: nn.Module) -> int | None:

@@ -24,16 +24,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
-@pytest.fixture(scope='session', autouse=True)
-def memory_is_handed_back():
-    """Upscaling has its process keep what is freed; in this one, later tests would measure that."""
-    from basicsr_plugins import upscaling_run
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upscaling_run, 'keep_freed_memory', lambda: None)
-        yield
-
-
 @pytest.fixture(scope='session')
 def shared():
     """The folder with real clips and weights beside the checkout."""

@@ -1,11 +1,14 @@
 """What memory is free, by the limits that Linux sets; PeakMemory's tests are those of the benchmark's profile."""
 
+import mmap
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from basicsr_plugins.memory import free_memory, is_out_of_memory
+from basicsr_plugins.memory import PeakMemory, free_memory, freed_memory_kept, is_out_of_memory
 
 MIB = 2**20
 
@@ -61,6 +64,32 @@ def test_limits_of_the_process(kind, field):
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert 290 * MIB < int(result.stdout) <= 300 * MIB
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='memory is what Linux says')
+def test_freed_memory_is_kept_in_its_context_alone():
+    """In it all of what is freed; afterwards only what lies between blocks in use, which a measurement hands back."""
+
+    def resident():
+        return int(Path('/proc/self/statm').read_text().split()[1]) * mmap.PAGESIZE
+
+    def left_behind(size):
+        """What the process has more after it took blocks of 160 MiB together and of another size, and freed them."""
+        before = resident()
+        blocks = [torch.ones(part * MIB // 4) for part in (4, 60, 96, size)]
+        assert resident() - before > (150 + size) * MIB
+        del blocks
+        return resident() - before
+
+    with PeakMemory('cpu'):  # hands back what others left
+        before = resident()
+    with freed_memory_kept():
+        assert left_behind(40) > 190 * MIB
+    assert resident() - before < 10 * MIB
+    assert left_behind(400) < 200 * MIB
+    with PeakMemory('cpu') as memory:
+        torch.ones(50 * MIB // 4)
+    assert memory.bytes == pytest.approx(50 * MIB, rel=0.1)
 
 
 @pytest.mark.parametrize(
