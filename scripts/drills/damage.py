@@ -18,7 +18,6 @@ import random
 import shutil
 import signal
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from pathlib import Path
 import av
 import torch
 from films import NETWORK, contents, make_inputs, upscaling
-from processes import finish, print_table, refuses, start
+from processes import SECONDS, finish, print_table, refuses, start, wait_for
 
 from basicsr_plugins.commands.lmdb import main as pack
 from basicsr_plugins.data.frame_formats import LAYOUTS
@@ -39,7 +38,6 @@ from basicsr_plugins.video.images import encode_png
 from basicsr_plugins.video.opening import open_source
 
 KINDS = ('checkpoint', 'clip', 'film', 'interrupted run', 'clip store', 'export')
-SECONDS = 120  # that nothing may take
 
 
 def damage(path: Path, rng: random.Random) -> None:
@@ -93,9 +91,7 @@ def leave_interrupted(folder: Path) -> None:
     """Kill a run when it has finished some frames."""
     work = upscaling(folder / 'frames', folder / 'out.mp4', '--segment', '3', checkpoint=folder / 'net.pth')
     child = start(work, folder)
-    deadline = time.monotonic() + SECONDS
-    while len(list(folder.glob('.*.parts/seg_*.json'))) < 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(folder, '.*.parts/seg_*.json')
     os.kill(child, signal.SIGKILL)
     finish(child, folder)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+SECONDS = 120  # that nothing may take
 
 
 def start(work: Callable[[], object], folder: Path) -> int:
@@ -36,6 +39,13 @@ def finish(child: int, folder: Path) -> tuple[int, str]:
     """Wait for a process; its exit code, the number of a signal as a negative one, and what it said of errors."""
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code, (folder / 'error.log').read_text(errors='replace')
+
+
+def wait_for(folder: Path, pattern: str) -> None:
+    """Wait until a process has written a file of that pattern, at most SECONDS."""
+    deadline = time.monotonic() + SECONDS
+    while next(folder.glob(pattern), None) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def refuses(code: int, error: str) -> bool:

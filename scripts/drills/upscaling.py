@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from disk import small_disk
 from films import contents, make_inputs, upscaling
-from processes import finish, print_table, refuses, start
+from processes import finish, print_table, refuses, start, wait_for
 
 from basicsr_plugins.errors import run_script
 
@@ -86,8 +86,7 @@ def twice(drill: Drill, turn: tuple[str, str], rng: random.Random) -> str:
     """Start a second run while the first is at work, or about to end."""
     folder, second_folder = drill.folder(), drill.folder()
     first = start(drill.work(turn, folder), folder)
-    while not list(folder.glob('.*.parts')):
-        time.sleep(0.01)
+    wait_for(folder, '.*.parts')
     time.sleep(rng.uniform(0, 0.6) * drill.seconds[turn])
     second = start(drill.work(turn, folder, '--force', other=True), second_folder)
     code, error = finish(first, folder)
