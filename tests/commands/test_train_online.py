@@ -1,4 +1,4 @@
-"""Option files by the literal commands, made small: online networks, TDAN, one of single images train and test."""
+"""Option files by the literal commands, made small: online networks, TDAN, those of single images train and test."""
 
 import csv
 import re
@@ -12,6 +12,7 @@ import yaml
 from basicsr_plugins.compat.options import SafeOptionLoader
 
 from ..conftest import PROJECT
+from ..models.test_image_networks import SMALL as SMALL_IMAGE_NETWORKS
 
 SMALL = {
     'RLSP': {'num_feat': 8, 'num_conv': 2},
@@ -19,9 +20,15 @@ SMALL = {
     'RSDN': {'num_feat': 8, 'num_block': 1},
     'FRVSR': {'num_feat': 8, 'num_block': 1},
     'TDAN': {'num_feat': 8, 'num_extract_block': 1, 'num_block': 1, 'deform_groups': 2},
-    'VDSR': {'num_feat': 8, 'num_conv': 3},
+    **SMALL_IMAGE_NETWORKS,
 }
-OWN_LOSSES = {'RSDN': {'structure', 'detail'}, 'FRVSR': {'warp'}, 'TDAN': {'aligned'}}
+OWN_LOSSES = {
+    'RSDN': {'structure', 'detail'},
+    'FRVSR': {'warp'},
+    'TDAN': {'aligned'},
+    'DRCN': {'recursions'},
+    'LapSRN': {'levels'},
+}
 
 
 @pytest.fixture(scope='module')
@@ -62,9 +69,13 @@ def root(clips, run_forked, tmp_path_factory):
         opt = yaml.load(path.read_text(), Loader=SafeOptionLoader)
         for section in opt['datasets'].values():
             roots(section, clips)
-        opt['datasets']['train'].update(gt_size=48, num_worker_per_gpu=0, batch_size_per_gpu=2)
+        train = opt['datasets']['train']
+        train.update(gt_size=48, num_worker_per_gpu=0, batch_size_per_gpu=2)
+        if 'scale_range' in train:
+            train.update(gt_size=16, lq_size=16)  # that GT patches of four times the size are in the clips
         opt['network_g'].update(arguments)
-        opt['train']['optim_g']['lr'] = 1e-3
+        if opt['train']['optim_g']['type'] != 'SGD':
+            opt['train']['optim_g']['lr'] = 1e-3
         opt['train']['total_iter'] = 20
         opt['logger'].update(print_freq=1, use_tb_logger=False)
         write(path, opt)
