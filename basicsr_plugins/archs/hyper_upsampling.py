@@ -2,8 +2,9 @@
 
 The neighbourhood of each LR pixel is sampled bilinearly at the centres of the HR pixels, multiplied by a kernel, and
 folded on the HR grid (ST-AVSR, Shang et al., ECCV 2024). The kernels do not depend on the image. With H / h = p / q in
-lowest terms they repeat every p rows, likewise in columns: p rows are computed once for a size and kept. Positions are
-computed from integers, so that they repeat exactly and do not depend on the size of the frame.
+lowest terms they repeat every p rows, likewise every p' columns: a tile of p by p' is computed once for a size and kept.
+Of a tile that is too large, and in training, only the kernels of what is made are computed. Positions are computed from
+integers, so that they repeat exactly and do not depend on the size of the frame.
 
 Shape shorthand: b batch, c channels, h and w height and width of the LR frame, H and W of the HR frame, k the nine
 positions of a 3x3 neighbourhood in raster order.
@@ -25,7 +26,7 @@ from basicsr_plugins.scales import Place, Span
 SINE_FACTOR = 30  # SIREN's omega_0
 NEIGHBOURS = 9
 BAND_ELEMENTS = 2**24  # of the product of samples and kernels, computed at once without gradients: 64 MiB in float32
-KEPT_ELEMENTS = 2**26  # of a tile of kernels that is kept: 256 MiB
+KEPT_ELEMENTS = 2**25  # of a tile of kernels that is kept: 128 MiB
 
 
 class HyperUpsampler(nn.Module):
@@ -42,7 +43,7 @@ class HyperUpsampler(nn.Module):
         self.kernel = KernelNetwork(num_feat)
         self.conv_mix = nn.Conv2d(num_feat, num_feat, 1)
         self.conv_last = nn.Conv2d(num_feat, 3, 3, 1, 1)
-        self._kept = None  # (scales, width and what weights are on, weights, kernels)
+        self._kept = None  # (scales and what weights are on, weights, kernels)
 
     def forward(self, feat: Tensor, frame: Tensor, places: Sequence[Place]) -> Tensor:
         """Upsample.
@@ -67,7 +68,7 @@ class HyperUpsampler(nn.Module):
         limit = max(BAND_ELEMENTS // (NEIGHBOURS * feat[..., 0, 0].numel() * (columns.stop - columns.start)), 4)
         limit = rows.stop - rows.start if torch.is_grad_enabled() else limit
         scales = tuple(Fraction(span.target, span.length) for span in place)
-        tile = self._tile(scales, columns.target)
+        tile = self._tile(scales)
         starts = range(rows.start, rows.stop, limit)
         bands = [(rows._replace(start=i, stop=min(i + limit, rows.stop)), columns) for i in starts]
         return torch.cat([self._band(feat, band, scales, tile) for band in bands], dim=2) + resize(frame, place)
@@ -81,13 +82,14 @@ class HyperUpsampler(nn.Module):
             span._replace(start=max(span.start - 2, 0), stop=min(span.stop + 2, span.target)) for span in place
         )
         height, width = (span.stop - span.start for span in wider)
-        phases = (torch.arange(rows.start, rows.stop) % scales[0].numerator).to(feat.device)
-        kernels, chosen = tile, phases
+        phases = [torch.arange(span.start, span.stop) % scale.numerator for span, scale in zip(wider, scales)]
         if tile is None:
-            kernels, chosen = self._kernels(scales, phases, columns.target), slice(None)
+            needed, phases = zip(*(phase.unique(return_inverse=True) for phase in phases))
+            tile = self.kernel(*scales, *needed)
+        phases = [phase.to(feat.device) for phase in phases]
         folded = feat.new_zeros(*feat.shape[:2], height + 2, width + 2)
         for k, samples in enumerate(sample_neighbourhoods(feat, wider)):
-            kernel = kernels[k, ..., columns.start : columns.stop][:, chosen]
+            kernel = spread(tile[k], *phases)
             folded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width] += samples * kernel.to(samples.dtype)
         # without the rows and columns whose neighbours are not there
         inside = [slice(1 + (s.start > 0), s.stop - s.start + 1 - (s.stop < s.target)) for s in wider]
@@ -95,26 +97,19 @@ class HyperUpsampler(nn.Module):
         firsts = [ours.start - more.start - (more.start > 0) for ours, more in zip(place, wider)]
         return residue[(..., *(slice(i, i + s.stop - s.start) for i, s in zip(firsts, place)))]
 
-    def _kernels(self, scales: tuple[Fraction, Fraction], phases: Tensor, width: int) -> Tensor:
-        """Of HR rows, by their place in the tile, (9, c, r, W)."""
-        columns = torch.arange(width, device=phases.device) % scales[1].numerator
-        return self.kernel(*scales, phases)[..., columns]
-
-    def _tile(self, scales: tuple[Fraction, Fraction], width: int) -> Tensor | None:
-        """The kernels of all rows that differ, (9, c, p, W), kept where there are no gradients; None: too many.
+    def _tile(self, scales: tuple[Fraction, Fraction]) -> Tensor | None:
+        """The kernels of all rows and columns that differ, (9, c, p, p'), kept; None: too many, or there are gradients.
 
         Weights may change behind the module's back (an average of weights, a checkpoint), so they are compared.
         """
-        rows = scales[0].numerator
-        if rows * width * NEIGHBOURS * self.conv_mix.in_channels > KEPT_ELEMENTS:
-            return None
+        count = NEIGHBOURS * self.conv_mix.in_channels * scales[0].numerator * scales[1].numerator
         weights = torch.cat([parameter.flatten() for parameter in self.kernel.parameters()])
-        phases = torch.arange(rows, device=weights.device)
-        if torch.is_grad_enabled() or weights.is_meta:
-            return self._kernels(scales, phases, width)
-        described = (*scales, width, weights.device, weights.dtype)
+        if torch.is_grad_enabled() or weights.is_meta or count > KEPT_ELEMENTS:
+            return None
+        described = (*scales, weights.device, weights.dtype)
         if self._kept is None or self._kept[0] != described or not torch.equal(self._kept[1], weights):
-            self._kept = described, weights, self._kernels(scales, phases, width)
+            tile = self.kernel(*scales, *(torch.arange(scale.numerator) for scale in scales))
+            self._kept = described, weights, tile
         return self._kept[2]
 
 
@@ -141,31 +136,31 @@ class KernelNetwork(nn.Module):
             bound = math.sqrt(6 / layer.in_features) / SINE_FACTOR if i else 1 / layer.in_features
             nn.init.uniform_(layer.weight, -bound, bound)
 
-    def forward(self, alpha: Fraction, beta: Fraction, rows: Tensor) -> Tensor:
-        """Kernels of HR rows and of all columns that differ.
+    def forward(self, alpha: Fraction, beta: Fraction, rows: Tensor, columns: Tensor) -> Tensor:
+        """Kernels of HR pixels.
 
         Args:
             alpha, beta: Scales, vertical and horizontal, in lowest terms p / q and p' / q'.
-            rows: (r,), which HR rows, from 0 to p - 1.
+            rows: (r,), on the CPU, which rows, from 0 to p - 1.
+            columns: (s,), likewise, from 0 to p' - 1.
 
         Returns:
-            (9, c, r, p'), in the weights' dtype.
+            (9, c, r, s), in the weights' dtype.
         """
         weight = self.layers[0].weight
-        y, x = (relative_positions(scale).to(weight) for scale in (alpha, beta))
-        y = y[rows]
+        y, x = (relative_positions(scale)[at].to(weight) for scale, at in ((alpha, rows), (beta, columns)))
         index = torch.arange(-1.0, 2.0).to(weight)
         with torch.autocast(weight.device.type if not weight.is_meta else 'cpu', enabled=False):
             codes = (
                 self.encoders['cell'](weight.new_tensor([float(2 / alpha), float(2 / beta)])),
                 self.encoders['index'](pairs(index, index).flatten(0, 1)),  # (9, ..)
-                self.encoders['position'](pairs(y, x).unsqueeze(2)),  # (r, p', 1, ..)
+                self.encoders['position'](pairs(y, x).unsqueeze(2)),  # (r, s, 1, ..)
             )
             parts = weight.split(weight.size(1) // len(codes), dim=1)  # so that nothing is repeated before the layer
             hidden = sum(F.linear(code, part) for code, part in zip(codes, parts)) + self.layers[0].bias
             for layer in self.layers[1:]:
                 hidden = layer(torch.sin(SINE_FACTOR * hidden))
-        return hidden.permute(2, 3, 0, 1)  # (r, p', 9, c) -> (9, c, r, p')
+        return hidden.permute(2, 3, 0, 1)  # (r, s, 9, c) -> (9, c, r, s)
 
 
 class PairEncoder(nn.Module):
@@ -185,6 +180,13 @@ class PairEncoder(nn.Module):
 def pairs(first: Tensor, second: Tensor) -> Tensor:
     """(n,) and (m,) -> (n, m, 2)."""
     return torch.stack((first.unsqueeze(1).expand(-1, len(second)), second.expand(len(first), -1)), dim=-1)
+
+
+def spread(kernels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The kernel of each pixel, (c, p, p') -> (c, h, w), by the rows, (h,), and columns, (w,), in the tile."""
+    if kernels.size(1) > len(rows):
+        return kernels.index_select(1, rows).index_select(2, columns)
+    return kernels.index_select(2, columns).index_select(1, rows)
 
 
 def relative_positions(scale: Fraction) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from basicsr_plugins.archs import hyper_upsampling
 from basicsr_plugins.archs.basicavsr_arch import BasicAVSR
-from basicsr_plugins.archs.frequency_prior import FrequencyPrior, halve, laplacian_pyramid, resize
+from basicsr_plugins.archs.frequency_prior import FrequencyPrior, enlarge, halve, laplacian_pyramid
 from basicsr_plugins.archs.hyper_upsampling import HyperUpsampler, KernelNetwork, relative_positions
 from basicsr_plugins.archs.motion_compensation import FlowGuidedAttention, SecondOrderMotionCompensation
 from basicsr_plugins.errors import InputError
@@ -56,7 +56,7 @@ def test_a_band_and_the_next_level_are_the_level():
     bands, level = laplacian_pyramid(image, 4), image
     assert [tuple(band.shape[-2:]) for band in bands] == [(45, 22), (23, 11), (12, 6), (6, 3)]
     for band in bands[:-1]:
-        torch.testing.assert_close(band + resize(halve(level), level), level, rtol=0, atol=1e-6)
+        torch.testing.assert_close(band + enlarge(halve(level), 2, level), level, rtol=0, atol=1e-6)
         level = halve(level)
     assert torch.equal(bands[-1], level)
 
@@ -83,6 +83,15 @@ def test_prior_of_a_frame_of_one_colour():
     torch.testing.assert_close(prior(frame), torch.cat((frame, frame), 1))
     prior.weight[3] = torch.tensor([0.0, 1.0, 2.0])  # only the coarsest band has something
     torch.testing.assert_close(prior(frame)[:, 3:], frame * prior.weight[3].view(1, 3, 1, 1), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_prior_of_a_part_is_that_part_of_the_prior():
+    """From a multiple of eight pixels on, to the end of a frame whose sides are none; borders reach 22 pixels far."""
+    prior, frame = FrequencyPrior(), torch.rand(1, 3, 75, 93)
+    prior.weight.normal_()
+    whole, part = prior(frame), prior(frame[..., 16:, 24:])
+    torch.testing.assert_close(part[..., 22:, 22:], whole[..., 38:, 46:], rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------- motion compensation
@@ -185,7 +194,7 @@ def test_kernels_equal_the_description():
     """Each HR pixel, neighbour and frequency by itself, at x2.5 by x4."""
     torch.manual_seed(0)
     network = KernelNetwork(3)
-    tile = network(Fraction(5, 2), Fraction(4), torch.arange(5))
+    tile = network(Fraction(5, 2), Fraction(4), torch.arange(5), torch.arange(4))
 
     def encode(name, pair):
         products = [v * (2 ** (10 * m / 15) - 1) for v in pair for m in range(16)]
@@ -218,7 +227,7 @@ def upsample_directly(unit, feat, frame, size):
     around = F.unfold(feat, 3, padding=1).view(b, 9 * c, h, w)
     samples = F.grid_sample(around, grid, mode='bilinear', align_corners=False)
     scales = Fraction(height, h), Fraction(width, w)
-    tile = unit.kernel(*scales, torch.arange(scales[0].numerator))
+    tile = unit.kernel(*scales, *(torch.arange(scale.numerator) for scale in scales))
     folded = torch.zeros(b, c, height, width)
     for i in range(height):
         for j in range(width):
@@ -264,9 +273,24 @@ def test_bands_and_kernels_that_are_not_kept_give_the_same(size, monkeypatch):
     assert unit._kept is None
 
 
+@pytest.mark.parametrize('training', [True, False])
+def test_only_kernels_of_what_is_made_are_computed(training, monkeypatch):
+    """Of a crop in training, and of a tile of a frame whose kernels are too many to keep."""
+    unit, feat, frame = unit_and_inputs()
+    monkeypatch.setattr(hyper_upsampling, 'KEPT_ELEMENTS', 0)
+    computed, forward = [], unit.kernel.forward
+    monkeypatch.setattr(unit.kernel, 'forward', lambda *given: computed.append(given[2:]) or forward(*given))
+    rows, columns = whole_place((5, 6), (79, 24))
+    with torch.set_grad_enabled(training):
+        unit(feat, frame, ((rows._replace(start=40, stop=46), columns),))
+    ((needed_rows, needed_columns),) = computed
+    assert needed_rows.tolist() == list(range(38, 48))
+    assert needed_columns.tolist() == [0, 1, 2, 3]
+
+
 @torch.no_grad()
 def test_kept_kernels_are_used_until_scale_or_weights_change(monkeypatch):
-    """Bit for bit as when they are computed anew; frames of other heights share them."""
+    """Bit for bit as when they are computed anew; frames of other sizes share them."""
     unit, feat, frame = unit_and_inputs()
     computed = []
     forward = unit.kernel.forward
@@ -277,12 +301,12 @@ def test_kept_kernels_are_used_until_scale_or_weights_change(monkeypatch):
     assert computed == [(4, 4)]
     tile = unit._kept[2]
     made(unit, torch.randn(1, 4, 7, 9), torch.rand(1, 3, 7, 9), (28, 36))
-    assert torch.equal(unit._kept[2], tile[..., :4].repeat(1, 1, 1, 9))
+    assert torch.equal(unit._kept[2], tile)
     made(unit, feat, frame, (15, 24))
-    assert computed[1:] == [(4, 4), (3, 4)]
+    assert computed[1:] == [(3, 4)]
     unit.kernel.layers[1].weight.data.mul_(0.5)  # as an average of weights is kept: no version counts it
     changed = made(unit, feat, frame, (20, 24))
-    assert len(computed) == 4
+    assert len(computed) == 3
     unit._kept = None
     assert torch.equal(made(unit, feat, frame, (20, 24)), changed)
     assert not torch.allclose(changed, fresh)

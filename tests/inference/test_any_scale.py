@@ -15,9 +15,12 @@ SCALES = [2.7, (1.5, 3.35)]
 
 
 def small(**arguments):
+    """With features that count in the frames, as in a trained network."""
     torch.manual_seed(0)
     blocks = {'num_block': 1, 'num_extract_block': 1, 'num_upsample_block': 1}
     net = build_network({'type': 'BasicAVSR', 'num_feat': 16, **blocks, **arguments}).eval()
+    net.prior.weight.data.normal_()
+    net.upsampler.conv_last.weight.data.mul_(50)
     net.spynet = TinyFlow()
     return net
 
@@ -34,7 +37,7 @@ def test_tiles_cannot_be_seen(scale):
     require_scale(net, scale)
     whole = run(net, frames)
     assert whole.shape[-2:] == scaled_size((37, 61), scale)
-    assert (run(net, frames, tile=20, tile_overlap=16) - whole).abs().max() * 255 < 0.05
+    assert (run(net, frames, tile=20, tile_overlap=24) - whole).abs().max() * 255 < 0.05
     seams = (run(net, frames, tile=20, tile_overlap=0) - whole).abs().amax((0, 1))
     assert seams.max() * 255 > 0.05  # what it looks for is there without an overlap
 
