@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Union
 
 from basicsr_plugins.errors import InputError, suggest
@@ -216,9 +217,9 @@ def _kind(parameter: inspect.Parameter, counts: bool) -> str:
 
 def _is_number(value: object) -> bool:
     return (
-        isinstance(value, (int, float))
+        isinstance(value, (int, float, Fraction))
         and not isinstance(value, bool)
-        and (isinstance(value, int) or math.isfinite(value))
+        and (not isinstance(value, float) or math.isfinite(value))
     )
 
 

@@ -14,13 +14,12 @@ from fractions import Fraction
 from torch import Tensor, nn
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.models.network_spec import fit_scale, spec_of, untrained_note
+from basicsr_plugins.models.network_spec import fit_scale, own_scales, spec_of, untrained_note
 from basicsr_plugins.ops.bicubic import resize_bicubic
 from basicsr_plugins.scales import (
     MAX_SCALE,
     Scale,
     Size,
-    describe_scale,
     is_same_shape,
     parse_scale,
     per_axis,
@@ -140,7 +139,7 @@ def set_scale(net: nn.Module, own: Scale, scale: Scale, lr: Size) -> list[str]:
     if not makes_any and per_axis(own) != per_axis(scale):
         made = scaled_size(lr, own)
         return [
-            f'{spec.name} upscales by {describe_scale(own)}, to {made[1]}x{made[0]}; its frames are resized to '
+            f'{spec.name} upscales by {own_scales(spec)}, to {made[1]}x{made[0]}; its frames are resized to '
             f'{width}x{height} by bicubic. BasicAVSR makes any size itself.'
         ]
     if makes_any:

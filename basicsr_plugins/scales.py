@@ -20,7 +20,7 @@ MAX_SCALE = 16
 Factor = Union[int, float, Fraction]
 Scale = Union[Factor, 'tuple[Factor, Factor]']
 Size = tuple  # (height, width), whole numbers
-NUMBER = r'[+-]?[0-9]+(?:\.[0-9]+)?(?:/[1-9][0-9]*)?'
+NUMBER = r'[+-]?[0-9]{1,99}(?:\.[0-9]{1,99}|/[1-9][0-9]{0,98})?'
 
 
 def per_axis(scale: Scale | Sequence[Factor]) -> tuple[Fraction, Fraction]:
@@ -57,8 +57,8 @@ def whole_factor(scale: Scale) -> int | None:
 
 
 def describe_scale(scale: Scale) -> str:
-    """As text: `4`, `2.7`, `3x1.5`, the horizontal factor first."""
-    vertical, horizontal = (f'{float(factor):.4g}' for factor in per_axis(scale))
+    """As text: `4`, `2.7`, `3x1.5`, the horizontal factor first; ten digits, by which frames of any size differ."""
+    vertical, horizontal = (f'{float(factor):.10g}' for factor in per_axis(scale))
     return vertical if vertical == horizontal else f'{horizontal}x{vertical}'
 
 
@@ -84,14 +84,14 @@ def check_scale(scale: Scale | Sequence[Factor], where: str, high: float = MAX_S
     Raises:
         InputError: `where` begins the message.
     """
-    both = scale if isinstance(scale, Sequence) and not isinstance(scale, str) else (scale,)
-    shown = describe_scale(scale) if all(map(_is_finite, both)) and len(both) in (1, 2) else repr(scale)
-    if len(both) not in (1, 2) or not all(map(_is_finite, both)):
-        raise InputError(f'{where} must be a factor from 1 to {high:g}, or two, but is {shown}.')
+    both = scale if isinstance(scale, Sequence) and not isinstance(scale, str) else (scale, scale)
+    if len(both) != 2 or not all(map(_is_finite, both)):
+        raise InputError(f'{where} must be a factor from 1 to {high:g}, or two, but is {scale!r}.')
+    shown = describe_scale(scale)
     if any(0 < one < 1 for one in both):
         raise InputError(
-            f'{where} is {shown}, which would make frames smaller, but must be from 1 to {high:g}; to shrink clips, '
-            'use bicubic-lr.'
+            f'{where} is {shown}, which would make HR frames smaller than LR ones, but must be from 1 to {high:g}; to '
+            'shrink clips, use bicubic-lr with a factor above 1.'
         )
     if not all(1 <= one <= high for one in both):
         raise InputError(f'{where} is {shown}, but must be from 1 to {high:g}.')
@@ -144,3 +144,19 @@ Place = tuple  # (rows, columns): a Span each
 def whole_place(size: Size, target: Size) -> Place:
     """The place of a whole frame, (h, w) -> (H, W)."""
     return tuple(Span(length, hr, 0, 0, hr) for length, hr in zip(size, target))
+
+
+def asked_place(size: Size, target: Size, name: str) -> Place:
+    """As `whole_place`, of what a network is asked for; `name` begins the message.
+
+    Raises:
+        InputError: If `target` is no height and width, smaller than (h, w), or over 16 times as large.
+    """
+    if not isinstance(target, Sequence) or len(target) != 2 or not all(isinstance(one, int) for one in target):
+        raise InputError(f'{name}: size must be (height, width), whole numbers, but is {target!r}.')
+    (h, w), (height, width) = size, target
+    if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
+        raise InputError(
+            f'{name} makes frames of {w}x{h} up to {MAX_SCALE} times as large, not {width}x{height} of them.'
+        )
+    return whole_place(size, target)

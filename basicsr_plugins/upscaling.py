@@ -18,7 +18,7 @@ from basicsr_plugins.inference.exported import Export
 from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
-from basicsr_plugins.models.network_spec import fit_scale, spec_of
+from basicsr_plugins.models.network_spec import fit_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.shipped_weights import find_weights, list_shipped
 from basicsr_plugins.output_size import OutputSize, set_scale
@@ -152,7 +152,8 @@ def upscale(
         force: Overwrite an output that is there.
         compare: Another output: bicubic at the left, the network's at the right.
         show_progress: Whether a bar shows frames, frames per second and the time left; notes are shown as they come.
-        output_size: Of the frames; None: by the network's scale. Those of a network that cannot make it are resized.
+        output_size: Of the frames; None: by the network's scale. A network of any scale is set to it; frames of one that
+            cannot make it are resized.
 
     Returns:
         Sentences about what a user should know: what was left out, where a damaged source ended.
@@ -205,9 +206,13 @@ def choose_scale(
         InputError: If the size cannot be made of the source's frames.
     """
     own = network_scale(net)
-    if asked == OutputSize():
-        return own
+    is_own = asked == OutputSize()
+    if is_own:
+        asked = OutputSize(scale=own)
     size = asked.of(source, size_multiples(output, source, video))
+    if is_own and size == scaled_size(source.size, own):
+        notes.add(*untrained_note(net, own))
+        return own
     scale = true_scale(source.size, size)
     keeps_shape = source.is_video and Path(output).suffix.lower() in CONTAINERS
     notes.add(*asked.notes_on(source, size, keeps_shape), *set_scale(net, own, scale, source.size))

@@ -106,12 +106,50 @@ def test_frames_of_another_network_are_resized(tmp_path, images):
     net = build_network({'type': 'RLSP', 'num_feat': 8, 'num_conv': 2}).eval()
     lq = torch.stack(list(open_source(images)))
     assert run(tmp_path, net, images, size='66x48') == [
-        'RLSP upscales by 4, to 88x64; its frames are resized to 66x48 by bicubic. BasicAVSR makes any size itself.'
+        'RLSP upscales by 4 (it can be built for 2, 3, 4), to 88x64; its frames are resized to 66x48 by bicubic. '
+        'BasicAVSR makes any size itself.'
     ]
     own = net(lq[None])[0]
     assert torch.equal(read(tmp_path / 'out'), as_written(resize_bicubic(own, (48, 66))))
     assert run(tmp_path, net, images, scale='4') == []
     assert torch.equal(read(tmp_path / 'out'), as_written(own))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('network', ['LIIF', 'MetaSR'])
+def test_image_networks_of_any_scale_in_tiles(network, tmp_path, images):
+    """Tiles whose borders lie between HR pixels; the overlap is what such small networks see."""
+    torch.manual_seed(0)
+    arguments = {'LIIF': {'num_block': 1, 'num_hidden': 16}, 'MetaSR': {'num_block': 2, 'num_conv': 2, 'num_growth': 4}}
+    net = build_network({'type': network, 'num_feat': 8, **arguments[network]}).eval()
+    asked, frames = parse_output_size(scale='2.7'), {}
+    for tile in (None, 8):
+        settings = UpscaleSettings(tile=tile, tile_overlap=12)
+        upscale(net, images, tmp_path / f'{tile}', settings, show_progress=False, output_size=asked)
+        frames[tile] = read(tmp_path / f'{tile}').int()
+    assert frames[8].shape == (3, 3, 43, 59)
+    assert (frames[8] - frames[None]).abs().max() <= 1
+
+
+def test_a_scale_of_the_network_itself(tmp_path):
+    """A film gets even sizes by it too, and a scale that the weights are not trained for is said."""
+    film = make_video(tmp_path / 'film.mp4', moving(3))  # 64x48
+    net = build_network({'type': 'BasicAVSR', 'scale': 2.3, 'trained_scales': (3, 4), **SMALL}).eval()
+    rounded, outside = run(tmp_path, net, film, name='a.mp4')
+    assert rounded == 'frames are 148x110, not 147x110: the pixel format takes even sizes.'
+    assert outside.startswith('BasicAVSR is trained for factors from 3 to 4')
+    net.scale = 2.3  # as it was before
+    assert run(tmp_path, net, film, name='pictures')[0].startswith('BasicAVSR is trained for factors from 3 to 4')
+    assert read(tmp_path / 'pictures').shape == (3, 3, 110, 147)
+
+
+@pytest.mark.parametrize('box', ['137x77', '192x108', '69x69'])
+def test_pixels_are_square_in_a_box(box, tmp_path):
+    """However the size is rounded."""
+    film = make_video(tmp_path / 'film.mkv', moving(2), aspect=Fraction(16, 15))
+    assert open_source(film).aspect == Fraction(16, 15)
+    run(tmp_path, build_network({'type': 'Bicubic'}), film, name='out.mkv', fit=box)
+    assert open_source(tmp_path / 'out.mkv').aspect in (None, 1)
 
 
 def test_films(tmp_path):
@@ -145,9 +183,12 @@ def test_films(tmp_path):
     [
         (('--scale', '0'), '--scale is 0, but must be from 1 to 16'),
         (('--scale', '-2'), '--scale is -2, but must be from 1 to 16'),
-        (('--scale', '0.5'), '--scale is 0.5, which would make frames smaller, but must be from 1 to 16; to shrink'),
+        (('--scale', '0.5'), '--scale is 0.5, which would make HR frames smaller than LR ones, but must be from 1 to'),
         (('--scale', '17'), '--scale is 17, but must be from 1 to 16'),
-        (('--scale', '2x0.5'), '--scale is 2x0.5, which would make frames smaller'),
+        (('--scale', '2x0.5'), '--scale is 2x0.5, which would make HR frames smaller'),
+        (('--scale', '16.0001'), '--scale is 16.0001, but must be from 1 to 16'),
+        (('--scale', '2.5/2'), "--scale must read 2.7, 8/3 or, horizontally by vertically, 3x1.5, but is '2.5/2'"),
+        (('--scale', '9' * 5000), '--scale must read 2.7, 8/3 or'),
         (('--scale', 'four'), "--scale must read 2.7, 8/3 or, horizontally by vertically, 3x1.5, but is 'four'"),
         (('--size', '1920'), "--size must read WIDTHxHEIGHT, as in 1920x1080, but is '1920'"),
         (('--size', '20x20'), r'has frames of 22x16, of which .* not smaller ones and not 20x20'),

@@ -50,7 +50,7 @@ from basicsr_plugins.archs.motion_compensation import SecondOrderMotionCompensat
 from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import build_spynet
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.scales import MAX_SCALE, Place, Scale, Size, check_scale, check_scale_range, whole_place
+from basicsr_plugins.scales import MAX_SCALE, Place, Scale, Size, asked_place, check_scale, check_scale_range
 
 UPSAMPLE_INPUTS = {  # by the form of propagation
     'bidirectional': ('frame', 'state', 'backward_state', 'places'),
@@ -136,13 +136,13 @@ class BasicAVSR(RecurrentNetwork):
     def step_inputs(self, step: str) -> tuple[str, ...]:
         return UPSAMPLE_INPUTS[self.propagation] if step == 'upsample' else super().step_inputs(step)
 
-    def forward(self, x: Tensor, places: tuple[Place, ...] | None = None, size: Size | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: Size | None = None, places: tuple[Place, ...] | None = None) -> Tensor:
         """Upscale a clip, frame by frame.
 
         Args:
             x: (b, t, 3, h, w), RGB in [0, 1]; any t, h and w.
-            places: Where the result lies, one for all of a batch or one of each; their sizes are one.
-            size: H and W, in place of `places`; without either by `scale`.
+            size: H and W; without, by `scale`.
+            places: In place of `size`: where the result lies, one for all of a batch or one of each, of one size.
 
         Returns:
             (b, t, 3, H, W).
@@ -150,14 +150,9 @@ class BasicAVSR(RecurrentNetwork):
         Raises:
             InputError: If `x` has another shape, or the size is smaller than the frames or over 16 times as large.
         """
-        if size is None:
-            return super().forward(x, places)
-        (h, w), (height, width) = x.shape[-2:], size
-        if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
-            raise InputError(
-                f'BasicAVSR makes frames of {w}x{h} up to {MAX_SCALE} times as large, not {width}x{height} of them.'
-            )
-        return super().forward(x, (whole_place((h, w), size),))
+        if size is not None:
+            places = (asked_place(x.shape[-2:], size, 'BasicAVSR'),)
+        return super().forward(x, places)
 
     def extract(self, frame: Tensor) -> Tensor:
         return self.extractor(self.prior(frame))

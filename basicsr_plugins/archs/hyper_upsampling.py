@@ -2,8 +2,8 @@
 
 The neighbourhood of each LR pixel is sampled bilinearly at the centres of the HR pixels, multiplied by a kernel, and
 folded on the HR grid (ST-AVSR, Shang et al., ECCV 2024). The kernels do not depend on the image. With H / h = p / q in
-lowest terms they repeat every p rows, likewise every p' columns: a tile of p by p' is computed once for a size and kept.
-Of a tile that is too large, and in training, only the kernels of what is made are computed. Positions are computed from
+lowest terms they repeat every p rows, likewise every p' columns: a tile of p by p' is computed once and kept. In
+training, and where the tile is too large, only the kernels of what is made are computed. Positions are computed from
 integers, so that they repeat exactly and do not depend on the size of the frame.
 
 Shape shorthand: b batch, c channels, h and w height and width of the LR frame, H and W of the HR frame, k the nine
@@ -78,7 +78,7 @@ class HyperUpsampler(nn.Module):
 
         Computed with up to two pixels more on each side: one for folding, one for the last convolution.
         """
-        rows, columns = wider = tuple(
+        wider = tuple(
             span._replace(start=max(span.start - 2, 0), stop=min(span.stop + 2, span.target)) for span in place
         )
         height, width = (span.stop - span.start for span in wider)

@@ -18,10 +18,10 @@ from basicsr_plugins.scales import (
     Place,
     Scale,
     Size,
+    asked_place,
     check_scale,
     check_scale_range,
     scaled_size,
-    whole_place,
 )
 
 
@@ -73,6 +73,7 @@ class AnyScaleNetwork(nn.Module):
 
     input_type = 'image'
     scale_range = (1, MAX_SCALE)
+    takes_places = True
 
     def __init__(self, scale: float | Sequence[float], trained_scales: Sequence[float]):
         super().__init__()
@@ -81,13 +82,13 @@ class AnyScaleNetwork(nn.Module):
         self.scale: Scale = scale
         self.trained_scales = tuple(trained_scales)
 
-    def forward(self, x: Tensor, places: tuple[Place, ...] | None = None, size: Size | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: Size | None = None, places: tuple[Place, ...] | None = None) -> Tensor:
         """Enlarge images.
 
         Args:
             x: (b, 3, h, w), RGB in [0, 1].
-            places: Where the result lies, one for all of a batch or one of each; their sizes are one.
-            size: H and W, in place of `places`; without either by `scale`, halves rounded up.
+            size: H and W; without, by `scale`, halves rounded up.
+            places: In place of `size`: where the result lies, one for all of a batch or one of each, of one size.
 
         Returns:
             (b, 3, H, W), of the places.
@@ -96,14 +97,8 @@ class AnyScaleNetwork(nn.Module):
             InputError: If the size is smaller than the images, or over 16 times as large.
         """
         if places is None:
-            h, w = x.shape[-2:]
-            height, width = scaled_size((h, w), self.scale) if size is None else size
-            if not (h <= height <= MAX_SCALE * h and w <= width <= MAX_SCALE * w):
-                raise InputError(
-                    f'{type(self).__name__} makes images of {w}x{h} up to {MAX_SCALE} times as large, not '
-                    f'{width}x{height} of them.'
-                )
-            places = (whole_place((h, w), (height, width)),)
+            size = scaled_size(x.shape[-2:], self.scale) if size is None else size
+            places = (asked_place(x.shape[-2:], size, type(self).__name__),)
         feat = self.features(x)
         if len(places) == 1:
             return self.enlarge(feat, places[0])

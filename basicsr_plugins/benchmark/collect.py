@@ -51,10 +51,12 @@ def _row(files: Cache, method: Method, clips: Sequence[BenchmarkClip]) -> Row:
     if files.benchmark.profile is not None:
         cost = {**cache.read(files.counts(method)), **cache.read(files.profile(method))}
         cost_failure = cache.read(files.profile_failure(method))
+    error = _error(failures(files, method, clips), cost_failure.get('error'), len(clips))
     return Row(
         name=method.name,
         **method.describe(),
-        error=_error(failures(files, method, clips), cost_failure.get('error'), len(clips)),
+        error=error,
+        note=None if error else method.note(files.benchmark.protocol),
         **{name: cost.get(name) for name in (*COSTS, 'macs_failure')},
         clips=values,
         average=_average(metrics, list(values.values())) if len(values) == len(clips) else {},
@@ -106,6 +108,7 @@ def _notes(benchmark: Benchmark, rows: Sequence[Row]) -> list[str]:
         settings = asdict(benchmark.profile)
         notes += [MACS_METHOD, TIME_METHOD.format(**settings), MEMORY_METHOD.format(**settings)]
         notes += [f'{row.name}: {row.macs_failure}' for row in rows if row.macs_failure]
+    notes += [f'{row.name}: {row.note}' for row in rows if row.note]
     others = [row for row in rows if row.commits not in ([], [str(this_commit())])]
     return notes + [f'{row.name} was measured with commit {", ".join(row.commits)}.' for row in others]
 

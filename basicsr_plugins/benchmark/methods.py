@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_plugins.benchmark.clips import BenchmarkClip, fingerprint
@@ -17,7 +19,7 @@ from basicsr_plugins.data.vsr_test_dataset import ClipFrames
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.models.entries import NetworkEntry, parse_network
-from basicsr_plugins.models.network_spec import require_scale, spec_of
+from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.video.images import ImageSource, list_images
 
@@ -62,6 +64,12 @@ class NetworkMethod:
         """
         if self.entry.checkpoint is not None and not Path(self.entry.checkpoint).is_file():
             raise InputError(f'{self.name}: there is no checkpoint {self.entry.checkpoint}.')
+
+    def note(self, protocol: Protocol) -> str | None:
+        """A sentence that a reader should know: that the scale is none that the weights are trained for."""
+        if 'trained_scales' not in inspect.signature(ARCH_REGISTRY.get(self.entry.options['type'])).parameters:
+            return None  # so that other networks are not built
+        return next(iter(untrained_note(self.build(protocol), protocol.scale)), None)
 
     def identity(self) -> list:
         """What its results on any clip depend on."""
@@ -158,6 +166,9 @@ class RestoredFrames:
             if source.size != (h, w):
                 size = f'{source.size[1]}x{source.size[0]}'
                 raise InputError(f'{self.name}: the frames of {source.name} are {size}, but those of GT are {w}x{h}.')
+
+    def note(self, protocol: Protocol) -> None:
+        """Nothing is known of them."""
 
     def identity(self) -> list:
         return ['frames', os.path.abspath(self.folder)]

@@ -40,6 +40,7 @@ class Row:
         commits: Of this package, with which the clips were measured.
         random_weights: Whether it has parameters and no checkpoint.
         arguments: Of the network.
+        note: A sentence that a reader should know.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Row:
     commits: list[str] = field(default_factory=list)
     random_weights: bool = False
     arguments: dict = field(default_factory=dict)
+    note: str | None = None
 
     @property
     def display_name(self) -> str:
@@ -95,4 +97,4 @@ class Results:
     metrics: dict[str, dict] = field(default_factory=lambda: METRICS)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + '\n'
+        return json.dumps(asdict(self), indent=1, default=str) + '\n'

@@ -34,7 +34,7 @@ def run_scales(benchmarks: Sequence[Benchmark], out: Path) -> dict[str, Results]
     """Run benchmarks that differ in their scale, and write `results.json`, `results.csv` and `report.html` of all.
 
     Args:
-        benchmarks: In the order of the report; their `out` is replaced.
+        benchmarks: In the order of the report, of each scale the last; their `out` is replaced.
         out: The folder of the results.
 
     Returns:
@@ -43,14 +43,14 @@ def run_scales(benchmarks: Sequence[Benchmark], out: Path) -> dict[str, Results]
     Raises:
         InputError: As `run_benchmark`.
     """
-    found = {}
-    for benchmark in benchmarks:
-        name = describe_scale(benchmark.protocol.scale)
-        found[name] = run_benchmark(replace(benchmark, out=out / f'x{name}'))
+    named = {describe_scale(benchmark.protocol.scale): benchmark for benchmark in benchmarks}
+    found = {name: run_benchmark(replace(benchmark, out=out / f'x{name}')) for name, benchmark in named.items()}
     if any(results is None for results in found.values()):
         return None
-    scales = {name: benchmark.protocol.scale for name, benchmark in zip(found, benchmarks)}
-    write_atomically(out / 'results.json', json.dumps({name: asdict(one) for name, one in found.items()}, indent=1))
+    scales = {name: benchmark.protocol.scale for name, benchmark in named.items()}
+    write_atomically(
+        out / 'results.json', json.dumps({name: asdict(one) for name, one in found.items()}, indent=1, default=str)
+    )
     _write_csv(list(found), out)
     write_atomically(out / 'report.html', _page(found, scales))
     return found

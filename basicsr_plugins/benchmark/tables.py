@@ -127,7 +127,8 @@ def terminal_table(results: Results, width: int | None = None) -> str:
         lines = ['   '.join(cells).rstrip() for cells in zip(name_block, *texts)]
         body = row_lines(rows, lines[2:], list(itertools.chain(*groups)), first=not tables)
         tables.append('\n'.join([*lines[:2], *body]))
-    notes = '\n'.join([*notes_on_averages(results), metrics_sentence(results)])
+    said = [f'{row.name}: {row.note}' for row in rows if row.note]
+    notes = '\n'.join([*notes_on_averages(results), *said, metrics_sentence(results)])
     return '\n\n'.join([*tables, notes])
 
 

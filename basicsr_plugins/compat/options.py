@@ -9,6 +9,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ MOST_VALUES = 100_000  # of a file, with what its aliases stand for
 
 
 class SafeOptionLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-    """YAML loader for option files: ordered mappings, plain data only, `1e-4` is a number.
+    """YAML loader for option files: ordered mappings, plain data only, `1e-4` is a number, and so is `8/3`.
 
     A key that stands twice in a section is refused, and so are aliases that stand for too much, or for themselves.
     """
@@ -34,6 +35,9 @@ class SafeOptionLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
         if node is not None:
             _check_node(node, {})
         return node
+
+    def construct_fraction(self, node: yaml.ScalarNode) -> Fraction:
+        return Fraction(node.value)
 
     def construct_ordered_mapping(self, node: yaml.MappingNode) -> OrderedDict:
         self.flatten_mapping(node)
@@ -47,6 +51,8 @@ SafeOptionLoader.add_constructor(
 SafeOptionLoader.add_implicit_resolver(
     'tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$'), list('-+0123456789')
 )
+SafeOptionLoader.add_implicit_resolver('!fraction', re.compile(r'^[1-9][0-9]{0,9}/[1-9][0-9]{0,9}$'), list('123456789'))
+SafeOptionLoader.add_constructor('!fraction', SafeOptionLoader.construct_fraction)
 
 
 def safe_yaml() -> None:

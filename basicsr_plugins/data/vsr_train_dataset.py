@@ -257,6 +257,8 @@ class VSRTrainDataset(Dataset):
 
 
 def _read_scale_range(where: str, opt: Mapping) -> ScaleRange:
+    if opt.get('lq_interval', 1) > 1:
+        raise InputError(f'{where}: lq_interval is not for scale_range.')
     if opt['degradation'] not in BICUBIC:
         raise InputError(
             f'{where}: with scale_range degradation may be {" or ".join(BICUBIC)}, but is {opt["degradation"]!r}.'

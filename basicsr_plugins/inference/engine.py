@@ -47,9 +47,10 @@ from basicsr_plugins.inference.prepared import prepared
 from basicsr_plugins.inference.propagation import restore_exactly, restore_stream
 from basicsr_plugins.inference.scenes import SceneDetector
 from basicsr_plugins.inference.settings import Progress, UpscaleSettings, precision
-from basicsr_plugins.inference.tiles import restore_tiled
+from basicsr_plugins.inference.tiles import TiledRunner, restore_tiled
 from basicsr_plugins.models.network_spec import NetworkSpec, spec_of
 from basicsr_plugins.models.restoration import device_of, restore_frames
+from basicsr_plugins.scales import scaled_size, whole_place
 
 
 def upscale_frames(
@@ -209,7 +210,9 @@ def _restore_otherwise(net, spec, scene, device, settings, skip, progress):
 def _restore_kept(net, spec, frames, device, settings, skip) -> Iterator[tuple[Tensor, Tensor]]:
     """The frames of a scene from `skip` on."""
     restored = partial(_restore, net, spec, settings, skip)
-    if settings.tile:
+    if settings.tile and spec.takes_places:
+        restored = partial(_restore_places, net, spec, settings)
+    elif settings.tile:
         restored = partial(
             restore_tiled,
             restored,
@@ -225,6 +228,15 @@ def _restore_kept(net, spec, frames, device, settings, skip) -> Iterator[tuple[T
         if frame is None:
             return
         yield frames[i], frame
+
+
+def _restore_places(net, spec, settings, frames):
+    """Images in tiles whose borders may lie between HR pixels."""
+    run_tiles = TiledRunner(settings.tile, settings.tile_overlap, spec.size_multiple, settings.whole_dir)
+    for i in range(len(frames)):
+        frame = frames[i].unsqueeze(0).to(device_of(net))
+        size = frame.shape[-2:]
+        yield run_tiles(net, x=frame, places=(whole_place(size, scaled_size(size, spec.scale)),))[0]
 
 
 def _restore(net, spec, settings, skip, frames):

@@ -57,6 +57,7 @@ class NetworkSpec:
         colour: `rgb`, or `y` for luma alone, (.., 1, h, w) -> (.., 1, s * h, s * w).
         estimates_flow: Whether it estimates optical flow, which needs float32.
         time_scale: 2 where t frames become 2 * t - 1.
+        takes_places: Whether its forward takes `places`, the parts to make, as a network with steps says by its steps.
         steps: How it runs step by step; None where it does not.
     """
 
@@ -75,6 +76,7 @@ class NetworkSpec:
     colour: str = 'rgb'
     estimates_flow: bool = False
     time_scale: int = 1
+    takes_places: bool = False
     steps: Steps | None = None
 
     def num_output(self, num_frame: int) -> int:
@@ -144,10 +146,13 @@ def require_scale(net: nn.Module, scale: Scale) -> None:
     if spec.scale_range is not None:
         least, greatest = spec.scale_range
         raise InputError(f'scale is {asked}, but {spec.name} upscales by factors from {least:g} to {greatest:g}.')
-    others = f'it can be built for {", ".join(map(str, spec.scales))}; ' if len(spec.scales) > 1 else ''
-    raise InputError(
-        f'scale is {asked}, but {spec.name} upscales by {describe_scale(spec.scale)}; {others}BasicAVSR takes any.'
-    )
+    raise InputError(f'scale is {asked}, but {spec.name} upscales by {own_scales(spec)}; BasicAVSR takes any.')
+
+
+def own_scales(spec: NetworkSpec) -> str:
+    """The scale of a network that has one, and those that its class can be built for."""
+    others = f' (it can be built for {", ".join(map(str, spec.scales))})' if len(spec.scales) > 1 else ''
+    return f'{describe_scale(spec.scale)}{others}'
 
 
 def untrained_note(net: nn.Module, scale: Scale) -> list[str]:
@@ -212,7 +217,13 @@ def _toflow(net: TOFlow) -> dict:
 
 def _swinir(net: SwinIR) -> dict:
     windows = [module.window_size for module in net.modules() if isinstance(getattr(module, 'window_size', None), int)]
-    return {'input_type': 'image', 'scale': net.upscale if net.upsampler else 1, 'size_multiple': max(windows)}
+    scales = {'pixelshuffle': (2, 3, 4, 8), 'pixelshuffledirect': (2, 3, 4, 8), 'nearest+conv': (4,)}
+    return {
+        'input_type': 'image',
+        'scale': net.upscale if net.upsampler else 1,
+        'scales': scales.get(net.upsampler, (1,)),
+        'size_multiple': max(windows),
+    }
 
 
 def _shuffled(net: nn.Module) -> dict:

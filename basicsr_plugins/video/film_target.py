@@ -103,8 +103,11 @@ class VideoTarget(Target):
 
     def _pixel_shape(self) -> Fraction | None:
         """Of the output, by which the picture is shown in its own shape, however it is enlarged; None: not said."""
-        if is_same_shape(self.source.size, scaled_size(self.source.size, self.scale)):
+        (h, w), size = self.source.size, scaled_size(self.source.size, self.scale)
+        if is_same_shape((h, w), size):
             return self.source.aspect
+        if is_same_shape((h, w * (self.source.aspect or 1)), size):  # but for rounding, pixels are square
+            return Fraction(1)
         vertical, horizontal = per_axis(self.scale)
         return ((self.source.aspect or 1) * vertical / horizontal).limit_denominator(LARGEST_TERM)
 

@@ -76,7 +76,7 @@ def training_options(name: str, seed: int, spynet_path: Path, iterations: int) -
     if name == 'BasicAVSR':
         del train['dataroot_lq']
         train.update(scale_range=SCALE_RANGE, lq_size=LQ_SIZE, gt_size=2 * LQ_SIZE, degradation='bicubic')
-    # without warm-up BasicAVSR's fusion may be dead within 100 iterations: its ReLU then gives zeros alone
+    # the first steps of Adam at this rate are large beside the small weights that the residual blocks start with
     opt['train'].update(total_iter=iterations, fix_flow=iterations + 1, warmup_iter=min(100, iterations // 2))
     opt['train']['optim_g']['lr'] = 1e-3
     opt['train']['scheduler']['periods'] = [iterations]

@@ -478,7 +478,7 @@ def test_half_precision_keeps_kernels_in_full():
         ({'window_size': 3}, 'window_size must be even'),
         ({'num_head': 3}, r'num_head \(3\) must divide num_feat \(16\)'),
         ({'deform_groups': 5}, r'deform_groups \(5\) must divide num_feat \(16\)'),
-        ({'scale': 0.5}, 'scale is 0.5, which would make frames smaller'),
+        ({'scale': 0.5}, 'scale is 0.5, which would make HR frames smaller'),
         ({'scale': (2, 17)}, 'scale is 17x2, but must be from 1 to 16'),
         ({'trained_scales': (6,)}, 'trained_scales must be'),
     ],

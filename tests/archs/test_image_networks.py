@@ -85,11 +85,15 @@ def test_wrong_arguments():
         ('VDSR', {'num_in_ch': 2}, r'VDSR: num_in_ch must be 1 \(luma\) or 3 \(RGB\), but is 2'),
         ('SRCNN', {'kernel_sizes': [9, 4, 5]}, r'kernel_sizes three odd ones, but are .* \[9, 4, 5\]'),
         ('LIIF', {'encoder': 'vdsr'}, r"LIIF: encoder must be one of edsr, rdn, but is 'vdsr'"),
-        ('LIIF', {'scale': 0.5}, r'LIIF: scale is 0.5, which would make frames smaller, but must be from 1 to 16'),
+        (
+            'LIIF',
+            {'scale': 0.5},
+            'LIIF: scale is 0.5, which would make HR frames smaller than LR ones, but must be from 1 to 16',
+        ),
     ):
         with pytest.raises(InputError, match=message):
             build_network({'type': network, **arguments})
-    with pytest.raises(InputError, match=r'LIIF makes images of 8x6 up to 16 times as large, not 7x12 of them'):
+    with pytest.raises(InputError, match=r'LIIF makes frames of 8x6 up to 16 times as large, not 7x12 of them'):
         build('LIIF', **LIIF)(torch.rand(1, 3, 6, 8), size=(12, 7))
 
 
@@ -344,10 +348,10 @@ def test_any_scale_of_a_part(network, size):
     for i, j in ((0, 0), (2, 5), (size[0] - 4, size[1] - 5)):
         part = rows._replace(start=i, stop=i + 4), columns._replace(start=j, stop=j + 5)
         expected = net(x, size=size)[..., i : i + 4, j : j + 5]
-        torch.testing.assert_close(net(x, (part,)), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(net(x, places=(part,)), expected, atol=1e-6, rtol=1e-5)
         other = tuple(span._replace(start=1, stop=k) for span, k in zip(whole_place((6, 7), (13, 12)), (5, 6)))
         both = torch.cat((expected[:1], net(x[1:], size=(13, 12))[..., 1:5, 1:6]))
-        torch.testing.assert_close(net(x, (part, other)), both, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(net(x, places=(part, other)), both, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def test_one_report(out):
     ]
     errors = {row['scale']: row['error'] for row in rows if row['method'] == 'RLSP'}
     assert errors['4'] == ''
-    assert errors['2.5'] == 'scale is 2.5, but RLSP upscales by 4; it can be built for 2, 3, 4; BasicAVSR takes any'
+    assert errors['2.5'] == 'scale is 2.5, but RLSP upscales by 4 (it can be built for 2, 3, 4); BasicAVSR takes any'
     page = (out / 'report.html').read_text()
     for name in ('2', '2.5', '4', '3x2'):
         assert f'<h2 id="x{name}">×{name}</h2>' in page

@@ -1,6 +1,7 @@
 """Option files are read as data, checked at start, and send output to the current folder."""
 
 import sys
+from fractions import Fraction
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -133,6 +134,7 @@ def test_option_file_cannot_run_code(tmp_path):
         ('!!float 1e-4', 1e-4),
         ('!!float 5e3', 5000.0),
         ('4e-4', 4e-4),
+        ('8/3', Fraction(8, 3)),
         ('1E5', 1e5),
         ('-2.5e-3', -2.5e-3),
         ('0.99', 0.99),

@@ -134,6 +134,7 @@ def order(dataset):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
+        ({'lq_interval': 2, 'num_frame': 3}, 'lq_interval is not for scale_range'),
         ({'scale_range': [4, 2]}, 'scale_range must be the least and the greatest factor'),
         ({'scale_range': [0.5, 2]}, 'scale_range must be .* from 1 to 16'),
         ({'gt_size': 20}, 'LQ patches of 12 make GT patches of 18 at scale 1.5; set a larger lq_size'),

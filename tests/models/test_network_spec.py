@@ -125,12 +125,12 @@ def test_a_run_has_a_scale():
     with pytest.raises(InputError, match='scale is 3x2, but Bicubic upscales by factors from 1 to 2'):
         require_scale(net, (2, 3))
     net = build_network({'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2})
-    with pytest.raises(InputError, match='scale is 4, but MSRResNet upscales by 2; it can be built for 2, 3, 4; Basic'):
+    with pytest.raises(InputError, match=r'but MSRResNet upscales by 2 \(it can be built for 2, 3, 4\); Basic'):
         require_scale(net, 4)
     avsr = BasicAVSR(8, 1, 1, 1, deform_groups=4, trained_scales=(2, 3))
     assert untrained_note(avsr, (2, 3)) == []
     assert untrained_note(avsr, (2, 4)) == ['BasicAVSR is trained for factors from 2 to 3, but upscales by 4x2 here.']
-    message = 'scale is 2.5, but RRN upscales by 4; it can be built for 2, 3, 4; BasicAVSR takes any.'
+    message = r'scale is 2.5, but RRN upscales by 4 \(it can be built for 2, 3, 4\); BasicAVSR takes any.'
     with pytest.raises(InputError, match=message):
         require_scale(build_network({'type': 'RRN', 'num_feat': 8, 'num_block': 1}), 2.5)
 

@@ -51,6 +51,7 @@ def make_video(
     options=None,
     interlaced=False,
     time_base=Fraction(1, 12800),
+    aspect=None,
 ):
     """Encode frames with PyAV, without the code under test but for its RGB to YCbCr."""
     colour = colour or Colour(matrix=BT709)
@@ -60,6 +61,8 @@ def make_video(
         context = video.codec_context
         context.height, context.width = frames[0].shape[1:]
         context.pix_fmt, context.time_base = pix_fmt, time_base
+        if aspect is not None:
+            context.sample_aspect_ratio = aspect
         if tagged:
             context.colorspace, context.color_range = colour.matrix, 2 if colour.full_range else 1
             context.color_primaries = context.color_trc = 6 if colour.matrix == BT601 else colour.matrix
@@ -410,13 +413,8 @@ def test_interlaced_video_is_noted(tmp_path):
 
 
 def test_pixel_shape_is_kept(tmp_path):
-    with av.open(str(tmp_path / 'in.mkv'), 'w') as output:
-        stream = output.add_stream('libx264', rate=25)
-        stream.codec_context.width, stream.codec_context.height, stream.codec_context.pix_fmt = 64, 48, 'yuv420p'
-        stream.codec_context.sample_aspect_ratio = Fraction(16, 15)
-        output.mux(stream.encode(rgb_to_frame(chart(), Colour(), yuv_format('yuv420p'))))
-        output.mux(stream.encode(None))
-    upscale(open_source(tmp_path / 'in.mkv'), tmp_path / 'out.mp4')
+    film = make_video(tmp_path / 'in.mkv', moving(1), aspect=Fraction(16, 15))
+    upscale(open_source(film), tmp_path / 'out.mp4')
     assert open_source(tmp_path / 'out.mp4').aspect == Fraction(16, 15)
 
 
