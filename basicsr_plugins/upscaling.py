@@ -152,8 +152,8 @@ def upscale(
         force: Overwrite an output that is there.
         compare: Another output: bicubic at the left, the network's at the right.
         show_progress: Whether a bar shows frames, frames per second and the time left; notes are shown as they come.
-        output_size: Of the frames; None: by the network's scale. A network of any scale is set to it; frames of one that
-            cannot make it are resized.
+        output_size: Of the frames; None: by the network's scale. A network of any scale is set to it; frames of
+            others are resized.
 
     Returns:
         Sentences about what a user should know: what was left out, where a damaged source ended.
