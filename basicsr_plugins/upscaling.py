@@ -122,7 +122,9 @@ def choose_device(name: str) -> torch.device:
         if name == 'cuda' and 'LOCAL_RANK' in os.environ:  # of several processes each has its own
             name = f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
     try:
-        return torch.empty(0, device=name).device
+        tensor = torch.empty(0, device=name)
+        tensor.cpu()  # some devices hold no values
+        return tensor.device
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
         raise InputError(f'device {name} cannot be used: {str(error).splitlines()[0]}') from error
 
@@ -229,8 +231,11 @@ def describe_job(net: nn.Module, settings: UpscaleSettings) -> dict[str, str]:
 
 
 def network_identity(net: nn.Module) -> str:
-    """A hash of a network's layers and weights, after the name of its class."""
+    """A hash of a network's layers, arguments and weights, after the name of its class."""
     content = hashlib.sha256(repr(net).encode())
+    for name, module in net.named_modules():  # arguments that neither layers nor weights show
+        said = {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
+        content.update(repr((name, sorted(said.items()))).encode())
     for name, value in net.state_dict().items():
         content.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return f'{type(net).__name__} {content.hexdigest()[:16]}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -220,6 +221,11 @@ def _show(bar: tqdm) -> Callable[[str, int], None]:
 def _write(targets: list[Target], bicubic: Bicubic | None, item: tuple[int, Tensor, Tensor]) -> None:
     """Write frame `index`, and where there is a second target the same with bicubic at its left."""
     index, lq, hr = item
+    if not math.isfinite(hr.sum(dtype=torch.float32)):
+        raise InputError(
+            f'frame {index} came out with values that are NaN or infinite: they are in the source, or the weights are '
+            'too large for this dtype; try dtype float32.'
+        )
     outputs = [hr]
     if bicubic is not None:
         outputs.append(torch.cat((bicubic.upsample(lq[None])[0].to(hr), hr), dim=2))

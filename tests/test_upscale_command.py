@@ -391,6 +391,22 @@ class TestErrors:
             f'error: {checkpoint}: {name} has values that are NaN or infinite; take a checkpoint of before.'
         )
 
+    def test_frames_that_are_not_finite(self, refused, film, checkpoint):
+        """Of weights that are finite: nothing is written of them."""
+        weights = torch.load(checkpoint, weights_only=True)
+        for values in weights['params_ema'].values():
+            values.mul_(1e19)
+        torch.save(weights, checkpoint)
+        assert refused(film, '-o', 'out', '--checkpoint', checkpoint).startswith(
+            'error: frame 0 came out with values that are NaN or infinite: '
+        )
+        assert not (film.parent / 'out').exists()
+
+    def test_a_device_without_values(self, refused, film):
+        assert refused(film, '-o', 'out', '--network', 'Bicubic', '--device', 'meta').startswith(
+            'error: device meta cannot be used: '
+        )
+
     def test_a_list_of_other_files(self, refused, tmp_path, film):
         (tmp_path / 'list.mp4').write_text(f'ffconcat version 1.0\nfile {film.name}\n')
         assert refused('list.mp4', '-o', 'out', '--network', 'Bicubic') == (

@@ -117,6 +117,9 @@ def _load_state(opt: dict, path: Path) -> dict:
 def _load(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f'there is no file {path}.')
+    from basicsr_plugins.models.weights import check_checksums  # late: it imports the toolbox's networks
+
+    check_checksums(path)
     try:
         data = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # whatever torch's readers raise on a damaged file

@@ -82,8 +82,8 @@ def _read_step(where: str, step: Mapping) -> dict:
     if not isinstance(step, Mapping) or 'type' not in step:
         raise InputError(f'{where}: a step must have a type, as in {{type: blur}}, but is {step!r}.')
     kind = step['type']
-    if kind not in DEFAULTS:
-        raise InputError(f'{where}: there is no type {kind!r}; {suggest(kind, DEFAULTS)}')
+    if kind not in tuple(DEFAULTS):
+        raise InputError(f'{where}: there is no type {kind!r}; {suggest(str(kind), DEFAULTS)}')
     where = f'{where} ({kind})'
     check_keys(where, step, ['type'], ['prob', *DEFAULTS[kind]])
     complete = {'prob': 1.0, **DEFAULTS[kind], **step}
@@ -100,6 +100,10 @@ def _read_step(where: str, step: Mapping) -> dict:
         raise InputError(f'{where}: scale must be a range around 1, but is {complete["scale"]}.')
     if kind == 'video' and (complete['crf'] is None) == (complete['bit_rate'] is None):
         raise InputError(f'{where}: give either crf or bit_rate, and set the other to ~.')
+    if kind == 'video':
+        speeds = [SPEEDS.index(speed) for speed in complete['speed']]
+        if len(speeds) != 2 or speeds[0] > speeds[1]:
+            raise InputError(f'{where}: speed must be a range of {", ".join(SPEEDS)}, but is {complete["speed"]}.')
     if kind == 'shuffle':
         groups = complete['groups']
         if not isinstance(groups, list) or not groups or not all(isinstance(group, list) for group in groups):
@@ -130,7 +134,9 @@ def _check_numbers(where: str, value, default, low: float, high: float) -> None:
     elif isinstance(default, (int, float)):
         if not _lies_in(value, low, high):
             raise InputError(f'{where} must be a number from {low:.4g} to {high:.4g}, but is {value!r}.')
-    elif (isinstance(default, list) or where.endswith((': omega', ': bit_rate'))) and value is not None:
+    elif value is None and where.endswith((': omega', ': bit_rate', ': crf')):
+        return
+    elif isinstance(default, list) or where.endswith((': omega', ': bit_rate')):
         is_range = (
             isinstance(value, (list, tuple)) and len(value) == 2 and all(_lies_in(one, low, high) for one in value)
         )

@@ -110,7 +110,8 @@ def available(codec: str) -> str:
 def _encoder(codec: str, encoding: Encoding, h: int, w: int) -> av.VideoCodecContext:
     encoder = av.CodecContext.create(codec, 'w')
     encoder.width, encoder.height, encoder.pix_fmt = w, h, 'yuv420p'
-    encoder.framerate, encoder.time_base = encoding.frame_rate, Fraction(1, encoding.frame_rate)
+    encoder.framerate = Fraction(str(encoding.frame_rate)).limit_denominator(1001)
+    encoder.time_base = 1 / encoder.framerate
     encoder.gop_size, encoder.thread_count = encoding.gop, 1
     options = {}
     if codec != FALLBACK:

@@ -32,6 +32,11 @@ class SkippedSteps:
         torch.maximum(self._longest, self._in_a_row, out=self._longest)
 
     @property
+    def in_a_row(self) -> int:
+        """How many there were without another since; this waits for the device."""
+        return int(self._in_a_row)
+
+    @property
     def total(self) -> int:
         """How many there were; this waits for the device."""
         return int(self._all)
@@ -42,7 +47,7 @@ class SkippedSteps:
         return int(self._longest) >= self._most
 
 
-def diverged(what: str, iteration: int, loss: float, lr: float, models: Path) -> RunError:
+def diverged(what: str, iteration: int, loss: float, lr: float, models: Path, skipped: int) -> RunError:
     """The error that ends a training.
 
     Args:
@@ -51,9 +56,12 @@ def diverged(what: str, iteration: int, loss: float, lr: float, models: Path) ->
         loss: The last one.
         lr: The learning rate.
         models: The folder of checkpoints.
+        skipped: Steps that were skipped since the last that was taken, which spoilt the weights: none saved after it is
+            good.
     """
-    saved = [path for path in models.glob('net_g_*.pth') if path.stem.split('_')[-1].isdigit()]
-    last = max(saved, key=lambda path: int(path.stem.split('_')[-1]), default=None)
+    numbers = [path.stem.split('_')[-1] for path in models.glob('net_g_*.pth')]
+    number = max((int(one) for one in numbers if one.isdigit() and int(one) < iteration - skipped), default=None)
+    last = None if number is None else models / f'net_g_{number}.pth'
     good = f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'
     return RunError(
         f'training diverged: at iteration {iteration} {what} (loss {loss:.4g}, learning rate {lr:.4g}); {good}; '

@@ -30,6 +30,7 @@ from basicsr_plugins.models.networks import save_checkpoint
 from basicsr_plugins.models.perceptual import VGG_FILE, as_images, local_vgg
 from basicsr_plugins.models.restoration import prepare_sample
 from basicsr_plugins.models.training_forward import TrainingForward
+from basicsr_plugins.models.weights import check_checksums
 from basicsr_plugins.option_file import OWN_OPTIMIZERS
 from basicsr_plugins.scales import Span, describe_scale
 
@@ -58,11 +59,15 @@ class TrainingModel(VideoRecurrentModel):
         """As the toolbox's; a file that is missing, damaged or another network's stops with one sentence."""
         if not Path(load_path).is_file():
             raise InputError(f'path: pretrain_network: there is no file {load_path}.')
+        check_checksums(load_path)
         try:
             super().load_network(net, load_path, strict, param_key)
         except Exception as error:
             name = type(self.get_bare_model(net)).__name__
             raise InputError(f'{load_path} does not load into {name} ({one_line(error)[:300]}).') from error
+        wrong = first_not_finite(net.state_dict())
+        if wrong:
+            raise InputError(f'{load_path}: {wrong} has values that are NaN or infinite; take a checkpoint of before.')
 
     @master_only
     def save_network(
@@ -77,6 +82,8 @@ class TrainingModel(VideoRecurrentModel):
         keys = param_key if isinstance(param_key, list) else [param_key]
         label = 'latest' if current_iter == -1 else current_iter
         weights = {}
+        if current_iter == -1 and self.skipped.in_a_row > 1:
+            raise self._diverged('training ends with steps that were skipped, whose loss or gradients are not finite')
         for key, one in zip(keys, nets):
             state = self.get_bare_model(one).state_dict()
             wrong = first_not_finite(state)
@@ -347,7 +354,8 @@ class TrainingModel(VideoRecurrentModel):
     def _diverged(self, what: str) -> Exception:
         loss = float(sum(self.losses.values())) if self.losses else math.nan
         lr = self.get_current_learning_rate()[0] if self.is_train else math.nan
-        return diverged(what, self.current_iter, loss, lr, Path(self.opt['path']['models']))
+        models, skipped = Path(self.opt['path']['models']), self.skipped.in_a_row
+        return diverged(what, self.current_iter, loss, lr, models, skipped)
 
     def _freeze_flow(self, freeze: bool) -> None:
         """Freeze or train the parameters of `spynet` and `edvr`.

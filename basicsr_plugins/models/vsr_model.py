@@ -26,7 +26,7 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from basicsr_plugins.errors import InputError
+from basicsr_plugins.errors import InputError, RunError, one_line
 from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
@@ -186,7 +186,13 @@ class VSRModel(TrainingModel):
                 continue
             image = tensor2img(output)  # (s * h, s * w, 3), BGR, uint8
             if save_img:
-                imwrite(image, str(self._image_path(dataset_opt['name'], clip['folder'], names[i], current_iter)))
+                path = self._image_path(dataset_opt['name'], clip['folder'], names[i], current_iter)
+                try:
+                    imwrite(image, str(path))
+                except OSError as error:
+                    raise RunError(
+                        f'val: save_img: {path} cannot be written ({one_line(error)}); is the disk full?'
+                    ) from error
             if gts is not None and metrics and i in counted:
                 pair = image, tensor2img(gts[i])
                 values.append([frame_metric(pair, previous, metric_opt) for metric_opt in metrics.values()])
@@ -263,10 +269,19 @@ def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> fl
         pair: The restored frame and its GT, (s * h, s * w, 3), BGR, uint8.
         previous: The same of the frame before; None at the first one, where metrics of motion are NaN.
         metric_opt: `type` and arguments, as in an option file.
+
+    Raises:
+        InputError: If it is no number.
     """
     image, gt = pair
     if getattr(METRIC_REGISTRY.get(metric_opt['type']), 'needs_frame_pairs', False):
         if previous is None:
             return math.nan
         image, gt = np.stack([previous[0], image]), np.stack([previous[1], gt])
-    return float(calculate_metric({'img': image, 'img2': gt}, metric_opt))
+    value = float(calculate_metric({'img': image, 'img2': gt}, metric_opt))
+    if math.isnan(value):
+        h, w = gt.shape[-3:-1]
+        raise InputError(
+            f'val: metrics: {metric_opt["type"]} of a frame of {w}x{h} is no number; is crop_border too large for it?'
+        )
+    return value

@@ -153,7 +153,7 @@ def _read(path: str | os.PathLike) -> object:
     try:
         if Path(path).suffix == '.safetensors':
             return safetensors.torch.load_file(path)
-        _check_checksums(path)
+        check_checksums(path)
         return torch.load(path, map_location='cpu', weights_only=True)
     except InputError:
         raise
@@ -161,7 +161,7 @@ def _read(path: str | os.PathLike) -> object:
         raise InputError(f'{path} is not a checkpoint that holds only weights ({one_line(error)[:150]}).') from error
 
 
-def _check_checksums(path: str | os.PathLike) -> None:
+def check_checksums(path: str | os.PathLike) -> None:
     """Refuse a damaged file of `torch.save`, a ZIP archive, of which PyTorch does not compare the checksums."""
     if not zipfile.is_zipfile(path):
         return  # of PyTorch before 1.6, which has none

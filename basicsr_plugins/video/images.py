@@ -27,6 +27,7 @@ from basicsr_plugins.video.colour import STRIPE
 from basicsr_plugins.video.media import Source, Target, file_status
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+MOST_LIGHT = 16  # of floats, where 1 is white
 PLAIN = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # without alpha, turned as EXIF says
 EXIF = (b'eXIf', b'EXIF')  # of PNG and WebP; OpenCV turns TIFF, whatever it is asked for
 PNG_COMPRESSION = 3  # zlib's; higher ones take several times as long for a few percent
@@ -107,7 +108,7 @@ class ImageSource(Source):
         listing = ''.join(
             f'{file.name}\n{size}\n{changed}\n' for file, (size, changed) in zip(self.files, self._status)
         )
-        return {'number of images': len(self.files), 'listing': hashlib.sha256(listing.encode()).hexdigest()}
+        return {'number of images': len(self.files), 'listing': hashlib.sha256(os.fsencode(listing)).hexdigest()}
 
 
 def _read(file: Path) -> bytes:
@@ -129,6 +130,8 @@ def _decode(file: Path, data: bytes, flags: int = PLAIN) -> np.ndarray:
         raise InputError(f'{file} is damaged or not an image.')
     if image.dtype not in (np.uint8, np.uint16, np.float32):
         raise InputError(f'{file} has {image.dtype} samples; convert it to 8 or 16 bits.')
+    if image.dtype == np.float32 and not np.abs(image).max(initial=0) <= MOST_LIGHT:  # nor NaN
+        raise InputError(f'{file} has floats that are not from 0 to 1, or NaN; convert it to 8 or 16 bits.')
     return image
 
 

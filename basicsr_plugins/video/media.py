@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -66,6 +67,8 @@ class VideoSettings:
             InputError: If it is no number from 0.001 to 1000.
         """
         try:
+            if re.search(r'[eE][-+]?[0-9_]{3}', str(self.fps)):  # which would take for ever
+                raise ValueError
             rate = Fraction(str(self.fps)).limit_denominator(LARGEST_DENOMINATOR)
         except (ValueError, ZeroDivisionError):
             rate = Fraction(0)

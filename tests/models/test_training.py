@@ -225,23 +225,27 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(options, more):  # noq
 
 
 def test_too_many_in_a_row_stop_the_run(options):  # noqa: F811
-    """Through NaN in the flow network's weights, by which PyTorch's own operators crash; nothing of it is saved."""
+    """Through NaN in the flow network's weights, by which PyTorch's own operators crash; nothing of it is saved.
+
+    What was saved after the last step that was taken is not called good: that step spoilt the weights.
+    """
     model = build(options, max_skipped=3, ema_decay=0.5)
-    iterate(model, 1)
-    model.save(epoch=0, current_iter=1)
+    for number in (1, 2):
+        iterate(model, number)
+        model.save(epoch=0, current_iter=number)
     path = Path(options['path']['models']) / 'net_g_1.pth'
     before = path.read_bytes()
     with torch.no_grad():
         model.net_g.spynet.basic_module[2].basic_module[0].bias[0] = math.nan
     with pytest.raises(RunError) as stopped:
-        iterate(model, 2, 3, 4, 5)
+        iterate(model, 3, 4, 5, 6)
     assert str(stopped.value) == (
-        'training diverged: at iteration 4 too many steps in a row were skipped, whose loss or gradients are not '
-        f'finite (loss nan, learning rate 0.0009978); the last good checkpoint is {path}; '
+        'training diverged: at iteration 5 too many steps in a row were skipped, whose loss or gradients are not '
+        f'finite (loss nan, learning rate 0.0009961); the last good checkpoint is {path}; '
         'lower train: optim_g: lr, or set train: grad_clip.'
     )
     name = 'spynet.basic_module.2.basic_module.0.bias'
-    with pytest.raises(RunError, match=f'iteration 4 {name} of params is not finite and was not saved'):
+    with pytest.raises(RunError, match=f'iteration 5 {name} of params is not finite and was not saved'):
         model.save(epoch=0, current_iter=1)
     assert path.read_bytes() == before
 
@@ -253,6 +257,41 @@ def test_a_rate_that_is_too_high_ends_training(options):  # noqa: F811
     options['train']['optim_g']['lr'] = 1e36
     with pytest.raises(RunError, match=r'training diverged: at iteration 3 .* no checkpoint was saved before'):
         iterate(build(options, max_skipped=2), *range(1, 6))
+
+
+def test_a_training_that_ends_amid_skipped_steps_fails(options):  # noqa: F811
+    """Before so many came in a row that it is stopped; a single one, as float16 has now and then, is none."""
+    options['train']['optim_g']['lr'] = 1e30
+    model = build(options)
+    iterate(model, 1, 2)
+    model.save(epoch=0, current_iter=-1)
+    iterate(model, 3)
+    with pytest.raises(RunError, match=r'at iteration 3 training ends with steps that were skipped, .* no '):
+        model.save(epoch=0, current_iter=-1)
+
+
+@pytest.mark.parametrize('fault', ['nan', 'damaged'])
+def test_weights_that_are_no_start(fault, options):  # noqa: F811
+    """Of training and of the test alike."""
+    model = build(options)
+    model.save(epoch=0, current_iter=1)
+    path = Path(options['path']['models']) / 'net_g_1.pth'
+    if fault == 'nan':
+        weights = torch.load(path, weights_only=True)
+        weights['params']['upsampler.conv_last.bias'][0] = math.nan
+        torch.save(weights, path)
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    options['path']['pretrain_network_g'] = str(path)
+    messages = {
+        'nan': r'conv_last\.bias has values that are NaN or infinite',
+        'damaged': 'is damaged .* checksum',
+    }
+    for is_train in (True, False):
+        with pytest.raises(InputError, match=messages[fault]):
+            build_model({**copy.deepcopy(options), 'is_train': is_train})
 
 
 def warp(x, flow):

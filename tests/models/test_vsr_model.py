@@ -3,6 +3,7 @@
 import copy
 import csv
 import errno
+import math
 import os
 from pathlib import Path
 
@@ -403,6 +404,26 @@ def test_auto_resume_skips_what_does_not_load(three_states, capsys):
     assert '3.state does not load' in said
     assert '--auto_resume skips 2.state: there is no file' in said
     assert paths['pretrain_network_g'] == os.path.join(paths['models'], 'net_g_1.pth')
+
+
+@pytest.mark.parametrize('file', ['training_states/3.state', 'models/net_g_3.pth'])
+def test_auto_resume_skips_what_is_damaged(file, three_states, capsys):
+    """One bit, by which PyTorch would read another weight."""
+    folder, name = file.split('/')
+    path = Path(three_states['path'][folder]) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert load_resume_state(three_states)['iter'] == 2
+    assert f'{name} is damaged' in capsys.readouterr().out
+
+
+def test_a_metric_that_is_no_number():
+    frames = np.zeros((20, 30, 3), np.uint8), np.ones((20, 30, 3), np.uint8)
+    metric = {'type': 'calculate_psnr', 'crop_border': 4}
+    assert math.isfinite(frame_metric(frames, None, metric))
+    with pytest.raises(InputError, match='calculate_psnr of a frame of 30x20 is no number; is crop_border too large'):
+        frame_metric(frames, None, {**metric, 'crop_border': 10})
 
 
 def test_auto_resume_does_not_start_over_when_nothing_loads(three_states):

@@ -77,6 +77,17 @@ def test_formats_of_8_bits(tmp_path, suffix):
     assert (next(iter(source)) - as_tensor(image)).abs().mean() * 255 < (2 if suffix == '.jpg' else 1e-3)
 
 
+@pytest.mark.parametrize('value', [255, -40, np.nan, np.inf])
+def test_floats_that_are_no_image(value, tmp_path):
+    image = np.full((4, 5, 3), 0.5, np.float32)
+    cv2.imwrite(str(tmp_path / 'a.tif'), image)
+    assert len(list(open_source(tmp_path))) == 1
+    image[1, 2] = value
+    cv2.imwrite(str(tmp_path / 'a.tif'), image)
+    with pytest.raises(InputError, match=r'a\.tif has floats that are not from 0 to 1, or NaN; convert it'):
+        list(open_source(tmp_path))
+
+
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])
 def test_16_bits_are_kept(tmp_path, suffix):
     (image,) = write(tmp_path / 'clip', [f'0{suffix}'], dtype=np.uint16)
