@@ -137,7 +137,10 @@ OWN_OPTIMIZER = Key(
 )
 SCHEDULER = Key('dict', required=True, keys=of_type('scheduler', lambda: SCHEDULERS, scheduler_keys))
 PIXEL_LOSS = Key('dict | None', keys=of_type('pixel loss', lambda: losses(*NOT_PIXEL_LOSSES), call_keys))
-LOSS = Key('dict | None', keys=of_type('loss', losses, call_keys))
+PERCEPTUAL_LOSS = Key(
+    'dict | None',
+    keys=of_type('perceptual loss', lambda: {'PerceptualLoss': losses()['PerceptualLoss']}, call_keys),
+)
 METRICS = Key('dict | None', keys={'*': Key('dict', keys=of_type('metric', image_metrics, metric_keys))})
 
 
@@ -150,7 +153,7 @@ TOOLBOX_TRAIN = {
     'optim_g': OPTIMIZER,
     'scheduler': SCHEDULER,
     'pixel_opt': PIXEL_LOSS,
-    'perceptual_opt': LOSS,
+    'perceptual_opt': PERCEPTUAL_LOSS,
 }
 WANDB = {'project': Key('str | None'), 'resume_id': Key('str | None')}
 LOGGER = {
@@ -235,7 +238,8 @@ def datasets_key(names: Mapping, model: type, is_train: bool) -> Key:
         phase = name.split('_')[0]
         if phase in several or (is_train and name == 'train'):
             keys = of_type('dataset', lambda: registered(DATASET_REGISTRY), partial(dataset_keys, phase=phase))
-            sections[name] = Key('dict', required=is_train and name == 'train', keys=keys)
+            required = name == 'train' if is_train else name == 'test' and not names
+            sections[name] = Key('dict', required=required, keys=keys)
     return Key('dict', required=True, keys=sections)
 
 

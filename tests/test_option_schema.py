@@ -192,5 +192,6 @@ class TestCommand:
     def test_names_and_a_wrong_one(self, capsys):
         command.main([])
         assert 'EFAR' in capsys.readouterr().out
+        assert command.main(['SGD']) == 0
         with pytest.raises(InputError, match="there is no 'EFRA'; did you mean 'EFAR'"):
             command.main(['EFRA'])

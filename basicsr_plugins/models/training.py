@@ -158,6 +158,7 @@ class TrainingModel(VideoRecurrentModel):
             raise InputError('train: amp: float16 is for GPUs; on a CPU say bfloat16, or none.')
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == 'float16')
         self._check_scale_range(net)
+        self._check_interval(net)
         checkpointing, compiled = train.get('checkpointing', False), train.get('compile', False)
         if not isinstance(self.net_g, DataParallel):
             self.run = TrainingForward(net, amp, checkpointing, compiled)
@@ -189,6 +190,14 @@ class TrainingModel(VideoRecurrentModel):
                 'the launcher pytorch, or say num_gpu: 1.'
             )
 
+    def _check_interval(self, net: nn.Module) -> None:
+        """Refuse samples without LQ of frames that the network does not make."""
+        interval = self.opt.get('datasets', {}).get('train', {}).get('lq_interval', 1)
+        if interval not in (1, spec_of(net).time_scale):
+            raise InputError(
+                f'datasets: train: lq_interval is {interval}, but {type(net).__name__} makes no frames between.'
+            )
+
     def get_optimizer(self, optim_type: str, params: Iterable, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
         """As the toolbox's, and SGD; fused where PyTorch has that, which is faster and can skip a step unasked."""
         params = list(params)
@@ -196,7 +205,10 @@ class TrainingModel(VideoRecurrentModel):
         if not {'foreach', 'fused', 'capturable', 'differentiable'} & set(kwargs):
             with contextlib.suppress(RuntimeError, TypeError):  # not on this device, or not this optimizer
                 return make(params, lr, fused=True, **kwargs)
-        return make(params, lr, **kwargs)
+        try:
+            return make(params, lr, **kwargs)
+        except RuntimeError as error:  # other errors are told by the model
+            raise InputError(f'train: the optimizer cannot be used ({one_line(error)}).') from error
 
     # ---------------------------------------------------------------- one iteration
 

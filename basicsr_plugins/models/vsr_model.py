@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +34,12 @@ from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
 from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
 from basicsr_plugins.option_schema import Key, Schema
 
+SECTIONS = {  # what builds it -> the section of the options
+    'build_network': 'network_g',
+    'setup_optimizers': 'train: the optimizer',
+    'setup_schedulers': 'train: scheduler',
+    'init_training_settings': 'train: a loss',
+}
 BORDER_FRAMES = 2  # at each end, that do not count with `inner_frames`
 
 
@@ -93,7 +100,12 @@ class VSRModel(TrainingModel):
 
     def __init__(self, opt: Mapping):
         check_model_options(type(self), opt)
-        super().__init__(opt)
+        try:
+            super().__init__(opt)
+        except InputError:
+            raise
+        except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, NotImplementedError) as error:
+            raise InputError(f'{_section_of(error)} cannot be used ({one_line(error)}).') from error
         for name in ('net_g', 'net_g_ema'):
             if hasattr(self, name):
                 require_scale(self.get_bare_model(getattr(self, name)), opt['scale'])
@@ -260,6 +272,13 @@ def check_metric(name: str) -> None:
     check = getattr(METRIC_REGISTRY.get(name), 'check', None)
     if check is not None:
         check()
+
+
+def _section_of(error: Exception) -> str:
+    """The section of the options that was being read when a model could not be built."""
+    calls = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    found = [section for name, section in SECTIONS.items() if name in calls]
+    return found[0] if found else 'an option'
 
 
 def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> float:

@@ -347,6 +347,12 @@ def test_option_files_of_the_project_pass(monkeypatch):
         check_option_file(read_options(path, path.name), is_train=path.name.startswith('train_'))
 
 
+def test_a_test_of_nothing_is_refused():
+    opt = read_options(PROJECT / 'options' / 'test_Bicubic_Vid4.yml', 'test_Bicubic_Vid4.yml')
+    with pytest.raises(InputError, match="datasets: the key 'test' is missing"):
+        check_option_file({**opt, 'datasets': {}}, is_train=False)
+
+
 def test_classes_of_a_user_pass(monkeypatch, tmp_path):
     """Classes registered by somebody else may take any keys; only what the trainer reads is checked."""
 

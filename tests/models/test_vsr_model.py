@@ -418,6 +418,28 @@ def test_auto_resume_skips_what_is_damaged(file, three_states, capsys):
     assert f'{name} is damaged' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ('section', 'changes', 'message'),
+    [
+        ('network_g', {'type': 'DUF', 'num_layer': 20}, 'network_g cannot be used'),
+        ('optim_g', {'type': 'SGD', 'lr': 0.1, 'nesterov': True}, r'the optimizer cannot be used \(Nesterov momentum'),
+        ('optim_g', {'foreach': True, 'fused': True}, r'the optimizer cannot be used \(`fused` and `foreach`'),
+        ('perceptual_opt', {'type': 'L1Loss', 'loss_weight': 1.0}, "no perceptual loss 'L1Loss'"),
+        ('train', {'lq_interval': 2}, 'lq_interval is 2, but EFAR makes no frames between'),
+    ],
+)
+def test_options_that_are_no_model(section, changes, message, options):
+    """Each of a right type and range: what only the class knows."""
+    if section == 'network_g':
+        options['network_g'] = changes
+    elif section == 'train':
+        options['datasets'] = {'train': {**options.get('datasets', {}).get('train', {}), **changes}}
+    else:
+        options['train'][section] = {**(options['train'].get(section) or {}), **changes}
+    with pytest.raises(InputError, match=message):
+        build_model(options)
+
+
 def test_a_metric_that_is_no_number():
     frames = np.zeros((20, 30, 3), np.uint8), np.ones((20, 30, 3), np.uint8)
     metric = {'type': 'calculate_psnr', 'crop_border': 4}
