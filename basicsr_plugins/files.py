@@ -7,11 +7,12 @@ import errno
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from basicsr_plugins.errors import InputError
+from basicsr_plugins.errors import InputError, one_line
 
 try:
     import fcntl
@@ -112,3 +113,20 @@ def is_cut_short(data: bytes) -> bool:
         filled = data[position + 1 : position + 2] == b'\xff'
         position += 1 if filled else 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
     return data.find(b'\xff\xd9', position) < 0
+
+
+def check_checksums(path: str | os.PathLike) -> None:
+    """Refuse a damaged file of `torch.save`, a ZIP archive, of which PyTorch does not compare the checksums.
+
+    Raises:
+        InputError: Naming the file.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # of PyTorch before 1.6, which has none
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # whatever a damaged directory makes zipfile raise
+        raise InputError(f'{path} is damaged ({one_line(error)[:150]}); take another copy.') from error
+    if damaged is not None:
+        raise InputError(f'{path} is damaged ({damaged} in it has another checksum); take another copy.')

@@ -19,6 +19,7 @@ from basicsr.utils.dist_util import get_dist_info
 from basicsr_plugins.compat.options import output_root
 from basicsr_plugins.compat.rebind import wrap
 from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.files import check_checksums
 
 _LOCKS = {}  # path -> open file
 
@@ -117,8 +118,6 @@ def _load_state(opt: dict, path: Path) -> dict:
 def _load(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f'there is no file {path}.')
-    from basicsr_plugins.models.weights import check_checksums  # late: it imports the toolbox's networks
-
     check_checksums(path)
     try:
         data = torch.load(path, map_location='cpu', weights_only=True)

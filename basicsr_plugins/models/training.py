@@ -24,13 +24,13 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from basicsr_plugins.data.augmentation import to_device_samples
 from basicsr_plugins.errors import InputError, check_keys, one_line
+from basicsr_plugins.files import check_checksums
 from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_finite
 from basicsr_plugins.models.network_spec import spec_of
 from basicsr_plugins.models.networks import save_checkpoint
 from basicsr_plugins.models.perceptual import VGG_FILE, as_images, local_vgg
 from basicsr_plugins.models.restoration import prepare_sample
 from basicsr_plugins.models.training_forward import TrainingForward
-from basicsr_plugins.models.weights import check_checksums
 from basicsr_plugins.option_file import OWN_OPTIMIZERS
 from basicsr_plugins.scales import Span, describe_scale
 

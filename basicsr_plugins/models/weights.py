@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.files import check_checksums
 from basicsr_plugins.models.weight_formats import ARGUMENTS, FORMATS
 
 CONTAINERS = ('params_ema', 'params', 'state_dict')  # keys of a checkpoint that hold weights
@@ -159,19 +159,6 @@ def _read(path: str | os.PathLike) -> object:
         raise
     except Exception as error:  # whatever the readers raise on another file
         raise InputError(f'{path} is not a checkpoint that holds only weights ({one_line(error)[:150]}).') from error
-
-
-def check_checksums(path: str | os.PathLike) -> None:
-    """Refuse a damaged file of `torch.save`, a ZIP archive, of which PyTorch does not compare the checksums."""
-    if not zipfile.is_zipfile(path):
-        return  # of PyTorch before 1.6, which has none
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # whatever a damaged directory makes zipfile raise
-        raise InputError(f'{path} is damaged ({one_line(error)[:150]}); take another copy.') from error
-    if damaged is not None:
-        raise InputError(f'{path} is damaged ({damaged} in it has another checksum); take another copy.')
 
 
 def _choose(content: object, path: str | os.PathLike, param_key: str | None) -> dict:
