@@ -167,7 +167,7 @@ DIST_PARAMS = {
     'port': Key('int | None', default=29500, low=1, high=65535),
 }
 LOADER = {
-    'dataset_enlarge_ratio': Key('float', default=1, above=0, high=MOST),
+    'dataset_enlarge_ratio': Key('float', default=1, above=0, high=10**6),
     'prefetch_mode': Key('str | None', choices=('cpu', 'cuda')),
     'num_prefetch_queue': Key('int', default=1, low=1, high=1024),
     'pin_memory': Key('bool', default=False),
@@ -177,6 +177,7 @@ LOADER = {
 SCALE = Key('float | list[float]', required=True, low=FACTOR[0], high=FACTOR[1], least=2, most=2)
 WHOLE_SCALE = Key('int', required=True, low=FACTOR[0], high=FACTOR[1])  # of the toolbox's models
 BACKEND = Key('str', required=True, choices=('disk', 'lmdb', 'memcached'))
+TOOLBOX_PATHS = ('experiments_root', 'results_root', 'models', 'training_states', 'log', 'visualization')  # added by it
 TOOLBOX_DATA = {  # types of the toolbox's datasets' keys; the keys without which their constructors fail
     'io_backend': Key('dict', required=True, keys={'type': BACKEND, '*': Key()}),
     'num_frame': Key('int', low=-1, high=10000),
@@ -288,6 +289,8 @@ def file_schema(opt: Mapping, is_train: bool) -> Schema:
         'logger': Key('dict', required=is_train, keys=LOGGER if ours else {**LOGGER, '*': Key()}),
         'dist_params': Key('dict', keys=DIST_PARAMS if ours else {'*': Key()}),
     }
+    for name in TOOLBOX_PATHS:  # whatever the file says, the toolbox sets them
+        (schema['path'].keys or {}).pop(name, None)
     if not is_train:  # a file for training may be tested too
         schema['train'] = schema['logger'] = Key('dict | None')
     if hasattr(model, 'option_keys'):

@@ -57,7 +57,7 @@ def test_leaves_a_table_and_documents_that_agree(one_process, test_set):
     assert bicubic['error'] is tiny['error'] is None
     assert tiny['random_weights'] is True
     assert bicubic['average']['psnr'] > tiny['average']['psnr']
-    assert 'scale is 4, but MSRResNet upscales by 2; it can be built for 2, 3, 4' in wrong['error']
+    assert 'scale is 4, but MSRResNet upscales by 2 (it can be built for 2, 3, 4)' in wrong['error']
 
     lines = printed.splitlines()
     (shown,) = (

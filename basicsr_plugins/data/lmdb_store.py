@@ -9,6 +9,7 @@ Packing goes on in `X.lmdb.partial`, which is renamed when it is whole. BasicSR 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -33,10 +34,11 @@ from basicsr_plugins.data.meta_info import (
 )
 from basicsr_plugins.data.preparation import LOCK, cannot_write, default_num_worker, in_order, recorded
 from basicsr_plugins.errors import InputError, one_line, suggest
-from basicsr_plugins.files import write_atomically
+from basicsr_plugins.files import disk_error, write_atomically
 
 INITIAL_MAP_SIZE = 2**28  # doubled whenever it is full
 COMMIT_BYTES = 2**23  # what an interruption can cost, and what is held to be written again after the map has grown
+LEAST_ROOM = 2**16  # bytes on the disk
 PNG_LEVEL = 1  # as the toolbox
 
 
@@ -189,6 +191,8 @@ def _write_frames(
     partial: Path, frames: Mapping[str, FrameSource], layout: str, level: int, num_worker: int, map_size: int
 ) -> int:
     """Write the frames that are not there yet, and the list of all; returns how many were written."""
+    if shutil.disk_usage(partial.parent).free < LEAST_ROOM:  # LMDB maps its first pages: on a full disk it dies of it
+        raise InputError(disk_error(partial, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), LEAST_ROOM) + '.')
     with lmdb.open(str(partial), map_size=map_size) as env:
         shapes = _stored_shapes(env, partial)
         todo = [key for key in frames if key not in shapes]

@@ -31,7 +31,7 @@ from basicsr_plugins.errors import InputError, RunError, one_line
 from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
-from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
+from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_PATHS, TOOLBOX_TRAIN, check_model_options
 from basicsr_plugins.option_schema import Key, Schema
 
 SECTIONS = {  # what builds it -> the section of the options
@@ -92,9 +92,7 @@ class VSRModel(TrainingModel):
             'strict_load_g': Key('bool', default=True),
             'pretrain_network_vgg': Key('str | None'),
             'ignore_resume_networks': Key('list[str] | None'),
-            # added by the toolbox
-            **dict.fromkeys(('experiments_root', 'results_root', 'models'), Key('str')),
-            **dict.fromkeys(('training_states', 'log', 'visualization'), Key('str')),
+            **dict.fromkeys(TOOLBOX_PATHS, Key('str')),
         },
     }
 

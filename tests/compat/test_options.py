@@ -243,6 +243,7 @@ def test_aliases_that_expand_without_end(monkeypatch, tmp_path, text):
         ('num_feat: 8', 'num_block: -1', '9: network_g: num_block must be a whole number from 0 to 1000'),
         ('num_feat: 8', 'num_blocks: 1', "9: network_g: there is no key 'num_blocks'; did you mean 'num_block'?"),
         ('path: {}', 'path: ~', '10: path must be a section .* but is empty'),
+        ('path: {}', 'path: {models: x}', "10: path: there is no key 'models'"),
         ('path: {}', 'path: {pretrain_network_g: 5}', '10: path: pretrain_network_g must be a text or empty'),
         ('optim_g: {type: Adam, lr: 1e-4}', 'optim_g: {type: Adam}', "12: train: optim_g: the key 'lr' is missing"),
         ('type: Adam', 'type: Adamm', "12: train: optim_g: there is no optimizer 'Adamm' in the registry"),
