@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from basicsr_plugins.errors import InputError
 
+from .test_vsr_gan_model import vgg_file  # noqa: F401  (a fixture)
+
 
 @pytest.fixture
 def options(tmp_path):
@@ -72,8 +74,13 @@ def test_network_without_own_losses(options):
         build_model(options)
 
 
-def test_needs_the_pixel_loss(options):
+def test_needs_the_pixel_loss(options, vgg_file):  # noqa: F811
     del options['train']['pixel_opt']
-    options['train']['perceptual_opt'] = {'type': 'MSELoss'}  # stands for a perceptual loss: VGG needs a file
+    options['path']['pretrain_network_vgg'] = str(vgg_file)
+    options['train']['perceptual_opt'] = {
+        'type': 'PerceptualLoss',
+        'layer_weights': {'conv1_1': 1},
+        'vgg_type': 'vgg11',
+    }
     with pytest.raises(InputError, match='pixel_opt is missing: TDAN takes it for its own losses too'):
         build_model(options)
