@@ -9,9 +9,9 @@ from .conftest import PROJECT
     ('script', 'options', 'number'),
     [
         ('upscaling.py', ['--kills', '1', '--twice', '1', '--full', '1', '--frames', '8'], 3),
-        ('training.py', ['--kills', '1', '--twice', '0', '--full', '0', '--seed', '6'], 1),
+        ('training.py', ['--kills', '1', '--twice', '1', '--full', '1', '--seed', '6'], 3),
         ('packing.py', ['--kills', '1', '--twice', '1', '--full', '1'], 3),
-        ('benchmark.py', ['--kills', '1', '--twice', '0', '--full', '0', '--seed', '6'], 1),
+        ('benchmark.py', ['--kills', '1', '--twice', '1', '--full', '1', '--seed', '6'], 3),
         ('damage.py', ['--count', '6'], 6),
         ('options.py', ['--count', '5'], 5),
     ],

@@ -13,6 +13,7 @@ import yaml
 from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 
 from basicsr_plugins.commands import options as command
+from basicsr_plugins.compat.options import read_options
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.option_file import call_keys, check_option_file, file_schema, metric_keys, registered
 from basicsr_plugins.option_schema import Key, OptionError, check_section, keys_of
@@ -152,6 +153,31 @@ class TestEveryKey:
                 wrong = (*path[:-1], path[-1] + 'x')
                 self.refuses(self.changed(base, wrong, section.get(path[-1])), wrong)
         assert tried > 800
+
+    def test_all_classes_of_the_projects_files(self):
+        """Of each network, model, data set, loss, optimizer and scheduler that they name: each key as above."""
+        seen, tried = set(), 0
+        for file in sorted((PROJECT / 'options').glob('train_*.yml')):
+            base = read_options(file, file.name)
+            for path, key in drill.walk(base, file_schema(base, is_train=True)):
+                section = base
+                for name in path[:-1]:
+                    section = section[name]
+                what = section.get('type', path[:-1]), path[-1]
+                if what in seen or path[:2] == ('val', 'metrics'):
+                    continue
+                seen.add(what)
+                for value in drill.wrong_values(key):
+                    self.refuses(self.changed(base, path, value), path)
+                    tried += 1
+                if 'auxiliary_weights' in path or section.get('type', '').startswith('Vimeo90K'):
+                    continue  # the network knows these names; a data set of the toolbox may take any
+                wrong = (*path[:-1], path[-1] + 'x')
+                self.refuses(self.changed(base, wrong, section.get(path[-1])), wrong)
+        assert {'EFAR', 'BasicAVSR', 'SyntheticMotionDataset', 'SGD', 'PerceptualLoss', 'GANLoss'} <= {
+            kind for kind, _ in seen
+        }
+        assert tried > 1500
 
     @staticmethod
     def changed(base, path, value=None, remove=False):

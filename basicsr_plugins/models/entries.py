@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class NetworkEntry:
             for name in FLOW_FILES:
                 options.pop(name, None)
         try:
-            with torch.random.fork_rng(devices=[]), _flow_brought_by(self.checkpoint):
+            with torch.random.fork_rng(devices=[]), flow_brought_by(self.checkpoint):
                 torch.manual_seed(0)
                 net = build_network(options)
         except (TypeError, ValueError, AssertionError, OSError, RuntimeError, MemoryError) as error:
@@ -65,7 +65,7 @@ class NetworkEntry:
 
 
 @contextlib.contextmanager
-def _flow_brought_by(checkpoint: str | None):
+def flow_brought_by(checkpoint: str | None) -> Iterator[None]:
     """Where there is a checkpoint, the flow network is not left untrained, and no warning says so."""
 
     def differs(record: logging.LogRecord) -> bool:

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError, RunError, one_line
+from basicsr_plugins.models.entries import flow_brought_by
 from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
@@ -99,7 +100,8 @@ class VSRModel(TrainingModel):
     def __init__(self, opt: Mapping):
         check_model_options(type(self), opt)
         try:
-            super().__init__(opt)
+            with flow_brought_by(opt['path'].get('pretrain_network_g')):
+                super().__init__(opt)
         except InputError:
             raise
         except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, NotImplementedError) as error:
