@@ -117,6 +117,14 @@ def optimizers() -> dict[str, type]:
     return {name: getattr(torch.optim, name) for name in names if isinstance(getattr(torch.optim, name, None), type)}
 
 
+OWN_OPTIMIZERS = {'SGD': torch.optim.SGD}  # that our models know beside those
+
+
+def own_optimizers() -> dict[str, type]:
+    """Those that the models of this package know."""
+    return {**optimizers(), **OWN_OPTIMIZERS}
+
+
 COSINE, MULTI_STEP = lr_scheduler.CosineAnnealingRestartLR, lr_scheduler.MultiStepRestartLR
 SCHEDULERS = {'CosineAnnealingRestartLR': COSINE, 'MultiStepLR': MULTI_STEP, 'MultiStepRestartLR': MULTI_STEP}
 
@@ -131,10 +139,7 @@ def image_metrics() -> dict[str, Callable]:
 
 NETWORK = Key('dict', required=True, keys=of_type('network', lambda: registered(ARCH_REGISTRY), call_keys))
 OPTIMIZER = Key('dict', required=True, keys=of_type('optimizer', optimizers, optimizer_keys))
-OWN_OPTIMIZERS = {'SGD': torch.optim.SGD}  # that our models know beside those
-OWN_OPTIMIZER = Key(
-    'dict', required=True, keys=of_type('optimizer', lambda: {**optimizers(), **OWN_OPTIMIZERS}, optimizer_keys)
-)
+OWN_OPTIMIZER = Key('dict', required=True, keys=of_type('optimizer', own_optimizers, optimizer_keys))
 SCHEDULER = Key('dict', required=True, keys=of_type('scheduler', lambda: SCHEDULERS, scheduler_keys))
 PIXEL_LOSS = Key('dict | None', keys=of_type('pixel loss', lambda: losses(*NOT_PIXEL_LOSSES), call_keys))
 PERCEPTUAL_LOSS = Key(
@@ -289,8 +294,6 @@ def file_schema(opt: Mapping, is_train: bool) -> Schema:
         'logger': Key('dict', required=is_train, keys=LOGGER if ours else {**LOGGER, '*': Key()}),
         'dist_params': Key('dict', keys=DIST_PARAMS if ours else {'*': Key()}),
     }
-    for name in TOOLBOX_PATHS:  # whatever the file says, the toolbox sets them
-        (schema['path'].keys or {}).pop(name, None)
     if not is_train:  # a file for training may be tested too
         schema['train'] = schema['logger'] = Key('dict | None')
     if hasattr(model, 'option_keys'):
@@ -306,7 +309,10 @@ def check_model_options(model: type, opt: Mapping) -> None:
         OptionError: Naming the key.
     """
     sections = model_sections(model, opt['is_train'])
-    check_section({name: value for name, value in opt.items() if name in sections}, sections)
+    given = {name: value for name, value in opt.items() if name in sections}
+    if isinstance(given.get('path'), Mapping):
+        given['path'] = {name: value for name, value in given['path'].items() if name not in TOOLBOX_PATHS}
+    check_section(given, sections)
 
 
 def check_option_file(opt: Mapping, is_train: bool) -> None:

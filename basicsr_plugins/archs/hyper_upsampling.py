@@ -102,10 +102,11 @@ class HyperUpsampler(nn.Module):
 
         Weights may change behind the module's back (an average of weights, a checkpoint), so they are compared.
         """
-        count = NEIGHBOURS * self.conv_mix.in_channels * scales[0].numerator * scales[1].numerator
-        weights = torch.cat([parameter.flatten() for parameter in self.kernel.parameters()])
-        if torch.is_grad_enabled() or weights.is_meta or count > KEPT_ELEMENTS:
+        like = self.conv_mix.weight
+        count = NEIGHBOURS * like.size(1) * scales[0].numerator * scales[1].numerator
+        if torch.is_grad_enabled() or like.is_meta or count > KEPT_ELEMENTS:
             return None
+        weights = torch.cat([parameter.flatten() for parameter in self.kernel.parameters()])
         described = (*scales, weights.device, weights.dtype)
         if self._kept is None or self._kept[0] != described or not torch.equal(self._kept[1], weights):
             tile = self.kernel(*scales, *(torch.arange(scale.numerator) for scale in scales))

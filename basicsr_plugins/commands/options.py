@@ -21,10 +21,7 @@ KINDS = {  # what is named -> its classes by name, and their keys
     'datasets': (lambda: option_file.registered(DATASET_REGISTRY), option_file.dataset_keys),
     'losses': (option_file.losses, option_file.call_keys),
     'metrics': (option_file.image_metrics, option_file.metric_keys),
-    'optimizers': (
-        lambda: {**option_file.optimizers(), **option_file.OWN_OPTIMIZERS},
-        option_file.optimizer_keys,
-    ),
+    'optimizers': (option_file.own_optimizers, option_file.optimizer_keys),
     'schedulers': (lambda: option_file.SCHEDULERS, option_file.scheduler_keys),
 }
 

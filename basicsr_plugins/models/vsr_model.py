@@ -32,11 +32,11 @@ from basicsr_plugins.models.entries import flow_brought_by
 from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
-from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_PATHS, TOOLBOX_TRAIN, check_model_options
+from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
 from basicsr_plugins.option_schema import Key, Schema
 
 SECTIONS = {  # what builds it -> the section of the options
-    'build_network': 'network_g',
+    'build_network': 'a network',
     'setup_optimizers': 'train: the optimizer',
     'setup_schedulers': 'train: scheduler',
     'init_training_settings': 'train: a loss',
@@ -93,7 +93,6 @@ class VSRModel(TrainingModel):
             'strict_load_g': Key('bool', default=True),
             'pretrain_network_vgg': Key('str | None'),
             'ignore_resume_networks': Key('list[str] | None'),
-            **dict.fromkeys(TOOLBOX_PATHS, Key('str')),
         },
     }
 
@@ -105,7 +104,7 @@ class VSRModel(TrainingModel):
         except InputError:
             raise
         except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, NotImplementedError) as error:
-            raise InputError(f'{_section_of(error)} cannot be used ({one_line(error)}).') from error
+            raise InputError(_explain(error)) from error
         for name in ('net_g', 'net_g_ema'):
             if hasattr(self, name):
                 require_scale(self.get_bare_model(getattr(self, name)), opt['scale'])
@@ -274,11 +273,13 @@ def check_metric(name: str) -> None:
         check()
 
 
-def _section_of(error: Exception) -> str:
-    """The section of the options that was being read when a model could not be built."""
-    calls = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    found = [section for name, section in SECTIONS.items() if name in calls]
-    return found[0] if found else 'an option'
+def _explain(error: Exception) -> str:
+    """Why a model could not be built: the section of the options that was being read, and the line that failed."""
+    calls = traceback.extract_tb(error.__traceback__)
+    names = {call.name for call in calls}
+    section = next((section for name, section in SECTIONS.items() if name in names), 'an option')
+    where = f'{Path(calls[-1].filename).name}, line {calls[-1].lineno}'
+    return f'{section} cannot be used ({type(error).__name__} in {where}: {one_line(error)}).'
 
 
 def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> float:
