@@ -7,8 +7,8 @@ earlier network ST-AVSR (ECCV 2024, arXiv 2407.09919) and of IART (CVPR 2024) [c
 here [ours].
 
 - Prior [seed: a Laplacian pyramid, its bands resized, weighted, summed and put beside the frame]: four levels, weights
-  for each level and colour that start at one, and enlarging by exactly two from level to level [ours].
-  `frequency_prior.py`.
+  for each level and colour that start at one, and bands that keep the frame's size, where a pyramid that keeps every
+  second pixel would answer to a shift by one pixel with other features [ours]. `frequency_prior.py`.
 - Extraction: a convolution and two residual blocks, so that the default has the published 6.2 M parameters [ours].
 - Flow: SpyNet [seed]; ST-AVSR has PWC-Net.
 - Propagation [seed: three forms; code: 15 residual blocks, 64 channels, the fusion of both directions]. The form with
@@ -18,7 +18,8 @@ here [ours].
   [code], with eight heads; then deformable convolution of BasicVSR++'s form; their sum [ours]. "Second order" is read
   as the second, correcting stage. `motion_compensation.py`.
 - Upsampling as in ST-AVSR [seed, code], its positions computed from integers [ours]: its floats put a centre on the
-  border of two pixels, at x2.5 every fifth, to either side. `hyper_upsampling.py`.
+  border of two pixels, at x2.5 every fifth, to either side. The kernels that meet in an HR pixel sum to one, by the
+  middle one [ours]: ST-AVSR's do not, and a frame of one colour comes out with their pattern. `hyper_upsampling.py`.
 - H = round(scale * h), halves up; the scale that counts is then H / h [ours]. Of a part of a frame, a tile or the
   crop that training compares, all terms are there; in ST-AVSR the border of the crop lacks some [ours].
 - Trunks start as He's times 0.2 [code], the fusion as He's [ours]: times 0.2 too, next to nothing of the states reached
@@ -27,8 +28,9 @@ here [ours].
 Parameters: bidirectional 6,194,283; lookahead 5,020,971; unidirectional 4,343,803; the paper says 6.2 M and not of
 which form. The total is met by the choice of the extraction, and is no evidence for the rest.
 
-On a frame of one colour the output repeats with the kernels, every four pixels at x4, away from the borders: that it is
-of one colour is learnt.
+A frame of one colour comes out of one colour, and a frame that is shifted by whole pixels comes out shifted, where the
+scale is whole; both away from the borders, where convolutions see zeros, and as far as the flow agrees (SpyNet's pyramid
+keeps every second pixel of each level).
 
 Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame, H and W of the HR frame.
 """
@@ -44,7 +46,7 @@ from basicsr.archs.basicvsr_arch import ConvResidualBlocks
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_plugins.archs.frequency_prior import GRID, FrequencyPrior
+from basicsr_plugins.archs.frequency_prior import FrequencyPrior
 from basicsr_plugins.archs.hyper_upsampling import HyperUpsampler
 from basicsr_plugins.archs.motion_compensation import SecondOrderMotionCompensation
 from basicsr_plugins.archs.recurrent import RecurrentNetwork
@@ -82,7 +84,6 @@ class BasicAVSR(RecurrentNetwork):
     """
 
     scale_range = (1, MAX_SCALE)
-    tile_multiple = GRID
 
     def __init__(
         self,

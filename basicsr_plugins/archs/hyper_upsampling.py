@@ -1,10 +1,11 @@
 """Upsampling to any size by kernels that a small network makes of scale and sub-pixel position alone (BasicAVSR).
 
 The neighbourhood of each LR pixel is sampled bilinearly at the centres of the HR pixels, multiplied by a kernel, and
-folded on the HR grid (ST-AVSR, Shang et al., ECCV 2024). The kernels do not depend on the image. With H / h = p / q in
-lowest terms they repeat every p rows, likewise every p' columns: a tile of p by p' is computed once and kept. In
-training, and where the tile is too large, only the kernels of what is made are computed. Positions are computed from
-integers, so that they repeat exactly and do not depend on the size of the frame.
+folded on the HR grid (ST-AVSR, Shang et al., ECCV 2024). The nine kernels that meet in an HR pixel sum to one in each
+channel [ours], so that features of one value come out with that value, whatever the scale. The kernels do not depend on
+the image. With H / h = p / q in lowest terms they repeat every p rows, likewise every p' columns: a tile of p by p' is
+computed once and kept. In training, and where the tile is too large, only the kernels of what is made are computed.
+Positions are computed from integers, so that they repeat exactly and do not depend on the size of the frame.
 
 Shape shorthand: b batch, c channels, h and w height and width of the LR frame, H and W of the HR frame, k the nine
 positions of a 3x3 neighbourhood in raster order.
@@ -25,6 +26,7 @@ from basicsr_plugins.scales import Place, Span
 
 SINE_FACTOR = 30  # SIREN's omega_0
 NEIGHBOURS = 9
+MIDDLE = 4
 BAND_ELEMENTS = 2**24  # of the product of samples and kernels, computed at once without gradients: 64 MiB in float32
 KEPT_ELEMENTS = 2**25  # of a tile of kernels that is kept: 128 MiB
 
@@ -140,6 +142,9 @@ class KernelNetwork(nn.Module):
     def forward(self, alpha: Fraction, beta: Fraction, rows: Tensor, columns: Tensor) -> Tensor:
         """Kernels of HR pixels.
 
+        Folding adds, in an HR pixel, the product of neighbour k and kernel k of the HR pixel that lies the other way.
+        The middle kernel is what the eight others leave to one there.
+
         Args:
             alpha, beta: Scales, vertical and horizontal, in lowest terms p / q and p' / q'.
             rows: (r,), on the CPU, which rows, from 0 to p - 1.
@@ -148,6 +153,18 @@ class KernelNetwork(nn.Module):
         Returns:
             (9, c, r, s), in the weights' dtype.
         """
+        computed, at = [], []  # of rows, then columns: which are needed; of them those before, asked for, and after
+        for scale, asked in ((alpha, rows), (beta, columns)):
+            needed, index = ((asked + torch.arange(-1, 2).view(3, 1)) % scale.numerator).unique(return_inverse=True)
+            computed.append(needed)
+            at.append(index.to(self.layers[0].weight.device))
+        computed = self._siren(alpha, beta, *computed)
+        kernels = [spread(kernel, at[0][1], at[1][1]) for kernel in computed]
+        opposite = (spread(computed[k], at[0][2 - k // 3], at[1][2 - k % 3]) for k in range(NEIGHBOURS) if k != MIDDLE)
+        kernels[MIDDLE] = 1 - sum(opposite)
+        return torch.stack(kernels)
+
+    def _siren(self, alpha: Fraction, beta: Fraction, rows: Tensor, columns: Tensor) -> Tensor:
         weight = self.layers[0].weight
         y, x = (relative_positions(scale)[at].to(weight) for scale, at in ((alpha, rows), (beta, columns)))
         index = torch.arange(-1.0, 2.0).to(weight)

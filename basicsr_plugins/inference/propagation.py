@@ -139,8 +139,7 @@ def step_runner(spec: NetworkSpec, device: torch.device | None, settings: Upscal
     """
     run_tiles = run_flow = call
     if settings.tile:
-        multiple = math.lcm(spec.size_multiple, spec.tile_multiple)
-        run_tiles = TiledRunner(settings.tile, settings.tile_overlap, multiple, settings.whole_dir)
+        run_tiles = TiledRunner(settings.tile, settings.tile_overlap, spec.size_multiple, settings.whole_dir)
     if settings.flow_tile:
         multiple = math.lcm(FLOW_MULTIPLE, spec.size_multiple)
         run_flow = TiledRunner(settings.flow_tile, FLOW_OVERLAP, multiple)

@@ -50,7 +50,6 @@ class NetworkSpec:
             height and width; None where `scale` is all it can.
         trained_scales: The least and the greatest factor that its weights are trained for, where it says so.
         size_multiple: Height and width of what it takes must divide by it.
-        tile_multiple: Tiles begin at multiples of it, where it works on a coarser grid without need of whole cells.
         min_size: The least height and width of what it takes.
         min_frames: The least t of a sequence.
         lq: `lr`, or `bicubic` for frames that are bicubically enlarged first.
@@ -69,7 +68,6 @@ class NetworkSpec:
     scale_range: tuple[float, float] | None = None
     trained_scales: tuple[float, float] | None = None
     size_multiple: int = 1
-    tile_multiple: int = 1
     min_size: int = 1
     min_frames: int = 1
     lq: str = 'lr'

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from basicsr_plugins.archs import hyper_upsampling
 from basicsr_plugins.archs.basicavsr_arch import BasicAVSR
-from basicsr_plugins.archs.frequency_prior import FrequencyPrior, enlarge, halve, laplacian_pyramid
+from basicsr_plugins.archs.frequency_prior import FrequencyPrior, blur, laplacian_pyramid
 from basicsr_plugins.archs.hyper_upsampling import HyperUpsampler, KernelNetwork, relative_positions
 from basicsr_plugins.archs.motion_compensation import FlowGuidedAttention, SecondOrderMotionCompensation
 from basicsr_plugins.errors import InputError
@@ -54,24 +54,26 @@ def test_parameters(form, count):
 def test_a_band_and_the_next_level_are_the_level():
     image = torch.rand(2, 3, 45, 22)
     bands, level = laplacian_pyramid(image, 4), image
-    assert [tuple(band.shape[-2:]) for band in bands] == [(45, 22), (23, 11), (12, 6), (6, 3)]
-    for band in bands[:-1]:
-        torch.testing.assert_close(band + enlarge(halve(level), 2, level), level, rtol=0, atol=1e-6)
-        level = halve(level)
+    for i, band in enumerate(bands[:-1]):
+        blurred = blur(level, 2**i)
+        torch.testing.assert_close(band + blurred, level, rtol=0, atol=1e-6)
+        level = blurred
     assert torch.equal(bands[-1], level)
 
 
-def test_halving_equals_the_sum_written_out():
+@pytest.mark.parametrize('distance', [1, 2, 4])
+def test_blur_equals_the_sum_written_out(distance):
     image = torch.rand(1, 1, 7, 6, dtype=torch.float64)
     taps = [1, 4, 6, 4, 1]
-    expected = torch.zeros(4, 3, dtype=torch.float64)
-    for i in range(4):
-        for j in range(3):
+    expected = torch.zeros(7, 6, dtype=torch.float64)
+    for i in range(7):
+        for j in range(6):
             for y in range(5):
                 for x in range(5):
-                    row, column = min(max(2 * i + y - 2, 0), 6), min(max(2 * j + x - 2, 0), 5)
+                    row = min(max(i + (y - 2) * distance, 0), 6)
+                    column = min(max(j + (x - 2) * distance, 0), 5)
                     expected[i, j] += taps[y] * taps[x] / 256 * image[0, 0, row, column]
-    torch.testing.assert_close(halve(image)[0, 0], expected)
+    torch.testing.assert_close(blur(image, distance)[0, 0], expected)
 
 
 @torch.no_grad()
@@ -87,11 +89,11 @@ def test_prior_of_a_frame_of_one_colour():
 
 @torch.no_grad()
 def test_prior_of_a_part_is_that_part_of_the_prior():
-    """From a multiple of eight pixels on, to the end of a frame whose sides are none; borders reach 22 pixels far."""
+    """The three blurs reach 14 pixels far."""
     prior, frame = FrequencyPrior(), torch.rand(1, 3, 75, 93)
     prior.weight.normal_()
-    whole, part = prior(frame), prior(frame[..., 16:, 24:])
-    torch.testing.assert_close(part[..., 22:, 22:], whole[..., 38:, 46:], rtol=0, atol=1e-6)
+    whole, part = prior(frame), prior(frame[..., 17:, 22:])
+    torch.testing.assert_close(part[..., 14:, 14:], whole[..., 31:, 36:], rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------- motion compensation
@@ -202,6 +204,7 @@ def test_kernels_equal_the_description():
         return network.encoders[name].linear(torch.cat((products.sin(), products.cos())))
 
     assert tile.shape == (9, 3, 5, 4)
+    described = torch.empty_like(tile)
     for i in range(5):
         for j in range(4):
             near = (2 * i + 1) * 2 // 10
@@ -215,7 +218,14 @@ def test_kernels_equal_the_description():
                 hidden = torch.cat(codes)
                 for layer in network.layers[:-1]:
                     hidden = torch.sin(30 * layer(hidden))
-                torch.testing.assert_close(tile[k, :, i, j], network.layers[-1](hidden), rtol=0, atol=2e-3)
+                described[k, :, i, j] = network.layers[-1](hidden)
+    for i in range(5):
+        for j in range(4):
+            others = [described[k, :, (i - k // 3 + 1) % 5, (j - k % 3 + 1) % 4] for k in range(9) if k != 4]
+            described[4, :, i, j] = 1 - sum(others)
+    torch.testing.assert_close(tile, described, rtol=0, atol=2e-3)
+    part = network(Fraction(5, 2), Fraction(4), torch.tensor([0, 3]), torch.tensor([2]))
+    torch.testing.assert_close(part, tile[:, :, [0, 3]][..., [2]])
 
 
 def upsample_directly(unit, feat, frame, size):
@@ -430,17 +440,37 @@ def test_lookahead_is_not_exported():
         check_exportable(spec_of(small(propagation='lookahead')))
 
 
+def still(net):
+    """The network with a flow that is the same everywhere: SpyNet's depends on where in the frame a pixel lies."""
+    net.flow = lambda frame, other: torch.tensor([0.7, -1.2]).view(1, 2, 1, 1).expand(1, 2, *frame.shape[-2:])
+    return net
+
+
 @torch.no_grad()
-@pytest.mark.parametrize('axis', [-2, -1])
-def test_shifted_by_whole_pixels(axis):
-    """By 8 LR pixels, the step of the coarsest band: the output by 24 HR pixels; upsampling alone by one LR pixel."""
-    net, wide = small(scale=3), clip(1, 104, 9)
-    wide = wide if axis == -2 else wide.transpose(-1, -2)
-    first, second = net(wide.narrow(axis, 0, 96)), net(wide.narrow(axis, 8, 96))
-    inside = 3 * 40
-    ours, expected = second.narrow(axis, inside, 24), first.narrow(axis, inside + 24, 24)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(ours, first.narrow(axis, inside, 24), atol=1e-3)
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize(('scale', 'rows', 'columns'), [(3, 1, 0), (3, 0, 1), ((2, 4), 5, 3)])
+def test_a_shifted_clip_comes_out_shifted(form, scale, rows, columns):
+    """By every whole number of LR pixels, away from the borders."""
+    net, wide = still(small(propagation=form, scale=scale)), clip(3, 96, 96)
+    alpha, beta = net.scale if isinstance(scale, tuple) else (scale, scale)
+    first, second = net(wide[..., :88, :88]), net(wide[..., rows : rows + 88, columns : columns + 88])
+    inside = slice(40 * alpha, 48 * alpha), slice(40 * beta, 48 * beta)
+    after = slice((40 + rows) * alpha, (48 + rows) * alpha), slice((40 + columns) * beta, (48 + columns) * beta)
+    torch.testing.assert_close(second[(..., *inside)], first[(..., *after)], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(second[(..., *inside)], first[(..., *inside)], atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('scale', [4, 2.7, (1.5, 3)])
+def test_a_clip_of_one_colour_comes_out_of_one_colour(form, scale):
+    """Away from the borders."""
+    net = still(small(propagation=form, scale=scale))
+    result = net(torch.tensor([0.3, 0.5, 0.9]).view(1, 1, 3, 1, 1).expand(1, 3, 3, 80, 80))
+    height, width = result.shape[-2:]
+    inside = result[0, ..., height * 2 // 5 : height * 3 // 5, width * 2 // 5 : width * 3 // 5].flatten(2)
+    assert (inside.amax(2) - inside.amin(2)).max() < 2e-6
+    assert not torch.allclose(inside[..., 0], torch.tensor([0.3, 0.5, 0.9]), atol=1e-3)  # a network's, not bilinear's
 
 
 @torch.no_grad()
@@ -450,72 +480,3 @@ def test_upsampling_is_shifted_by_every_whole_pixel():
     second = made(unit, feat[..., 1:, 2:], frame[..., 1:, 2:], (39, 52))
     expected = first[..., 3:, 8:]
     torch.testing.assert_close(second[..., 15:-18, 20:-28], expected[..., 15:-15, 20:-20], rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize('axis', [-2, -1])
-def test_a_frame_of_one_colour_repeats_with_the_kernels(axis):
-    """At x4 every four pixels, away from the borders."""
-    x = torch.full((1, 1, 3, 40, 9), 0.3)
-    y = small()(x if axis == -2 else x.transpose(-1, -2))
-    torch.testing.assert_close(y.narrow(axis, 64, 16), y.narrow(axis, 68, 16), rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_half_precision_keeps_kernels_in_full():
-    net, x = small(), clip(2)
-    with torch.autocast('cpu', torch.bfloat16):
-        half = net(x, size=(19, 24))
-    torch.testing.assert_close(half.float(), net(x, size=(19, 24)), rtol=0, atol=0.05)
-    assert net.upsampler._kept[2].dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        ({'propagation': 'both'}, "propagation must be one of .*, but is 'both'"),
-        ({'propagation': 'lookahead', 'num_lookahead': 0}, 'num_lookahead must be 1 or more'),
-        ({'window_size': 3}, 'window_size must be even'),
-        ({'num_head': 3}, r'num_head \(3\) must divide num_feat \(16\)'),
-        ({'deform_groups': 5}, r'deform_groups \(5\) must divide num_feat \(16\)'),
-        ({'scale': 0.5}, 'scale is 0.5, which would make HR frames smaller'),
-        ({'scale': (2, 17)}, 'scale is 17x2, but must be from 1 to 16'),
-        ({'trained_scales': (6,)}, 'trained_scales must be'),
-    ],
-)
-def test_wrong_arguments(arguments, message):
-    with pytest.raises(InputError, match=message):
-        small(**arguments)
-
-
-@torch.no_grad()
-def test_sizes():
-    """Halves are rounded up, of the scale as it is written; a call's size comes before it."""
-    net = small(scale=(2.5, 1.15))
-    assert net(clip(1, 5, 10)).shape[-2:] == (13, 12)
-    assert net(clip(1), size=(20, 11)).shape[-2:] == (20, 11)
-    with pytest.raises(InputError, match='makes frames of 10x8 up to 16 times as large, not 20x7 of them'):
-        net(clip(1), size=(7, 20))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize('size', [(20, 24), (13, 22), (5, 23)])
-def test_a_part_equals_that_part_of_the_whole(size, monkeypatch):
-    """A crop at any place, in bands too; of LR pixels around it alone, as in a tile; several of one size in a batch."""
-    unit, feat, frame = unit_and_inputs(9, 11)
-    unit.blocks = torch.nn.Identity()  # whose reach is another matter
-    size = tuple(max(*pair) for pair in zip(size, (9, 11)))
-    (whole,) = expected = made(unit, feat, frame, size)
-    rows, columns = whole_place((9, 11), size)
-    crops = [(rows._replace(start=i, stop=i + 4), columns._replace(start=j, stop=j + 5)) for i, j in ((0, 0), (3, 4))]
-    crops.append((rows._replace(start=size[0] - 4), columns._replace(start=size[1] - 5)))
-    for elements in (hyper_upsampling.BAND_ELEMENTS, 0):
-        monkeypatch.setattr(hyper_upsampling, 'BAND_ELEMENTS', elements)
-        batch = unit(*(x.expand(3, -1, -1, -1) for x in (feat, frame)), crops)
-        for part, (ours, theirs) in zip(batch, crops):
-            cut = whole[:, ours.start : ours.stop, theirs.start : theirs.stop]
-            torch.testing.assert_close(part, cut, rtol=1e-5, atol=1e-6)
-    tile = rows.part(slice(1, 9), slice(4, 6)), columns.part(slice(2, 11), slice(5, 8))
-    part = unit(feat[..., 1:9, 2:], frame[..., 1:9, 2:], (tile,))
-    cut = expected[..., tile[0].start : tile[0].stop, tile[1].start : tile[1].stop]
-    torch.testing.assert_close(part, cut, rtol=1e-5, atol=1e-6)
