@@ -8,7 +8,6 @@ code reads, of others what its trainer and loader read.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -29,7 +28,15 @@ from basicsr.utils.registry import (
     Registry,
 )
 
-from basicsr_plugins.option_schema import Key, OptionError, Schema, check_section, keys_of
+from basicsr_plugins.option_agreement import (
+    check_added,
+    check_loader,
+    check_logger,
+    check_losses,
+    check_metric_names,
+    check_schedule,
+)
+from basicsr_plugins.option_schema import Key, Schema, check_section, keys_of, located
 
 OURS = ('basicsr', 'basicsr_plugins')  # packages whose classes are known to take nothing but what they declare
 MOST = 10**9  # iterations
@@ -213,12 +220,13 @@ def dataset_keys(cls: type, phase: str | None = None) -> Schema:
         'name': Key('name' if declared else 'str', required=True),
         'type': Key('str', required=True),
         **dict.fromkeys(('phase', 'scale', 'resume'), Key()),  # added to what stands in the file
-        **dict.fromkeys(('dataroot_gt', 'dataroot_lq'), Key('str | None')),
         'batch_size_per_gpu': Key('int', required=phase == 'train', low=1, high=65536),
         'num_worker_per_gpu': Key('int', required=phase == 'train', low=0, high=256),
         **LOADER,
         **declared,
     }
+    if not declared:
+        keys.update(dict.fromkeys(('dataroot_gt', 'dataroot_lq'), Key('str | None')))
     if not declared and is_ours(cls):
         keys.update(TOOLBOX_DATA)
         for name in TOOLBOX_REQUIRED.get(cls.__name__, '').split():
@@ -328,54 +336,36 @@ def check_option_file(opt: Mapping, is_train: bool) -> None:
     check_section(opt, file_schema(opt, is_train))
     model = registered(MODEL_REGISTRY)[opt['model_type']]
     for name, section in opt['datasets'].items():
-        _check_loader(section, name)
+        check_loader(section, name)
+        check_added(section, name, opt.get('scale'))
+    if is_ours(model):
+        check_metric_names((opt.get('val') or {}).get('metrics') or {})
     if is_train:
         if is_ours(model):
-            _check_schedule(opt['train'])
+            check_schedule(opt['train'])
         settings = getattr(model, 'init_training_settings', None)
         if settings is SRModel.init_training_settings or (hasattr(model, 'option_keys') and is_ours(settings)):
-            _check_losses(opt['train'])
-        _check_logger(opt)
+            check_losses(opt['train'])
+        check_logger(opt)
 
 
-def _check_loader(section: Mapping, name: str) -> None:
-    workers = section.get('num_worker_per_gpu', 0) if name == 'train' else 0
-    if section.get('persistent_workers') and not workers:
-        reason = 'needs num_worker_per_gpu above 0' if name == 'train' else 'is for training, where there are workers'
-        raise OptionError(f'datasets: {name}: persistent_workers {reason}.', ('datasets', name, 'persistent_workers'))
-    if name == 'train' and section.get('prefetch_mode') == 'cuda' and section.get('pin_memory') is not True:
-        message = 'datasets: train: prefetch_mode: cuda needs pin_memory: true.'
-        raise OptionError(message, ('datasets', name, 'prefetch_mode'))
+def check_parts(opt: Mapping) -> None:
+    """Refuse options that datasets and networks cannot be built with, before there is a folder of the run.
+
+    A class says so by `check_options`: a dataset's of its section, a model's of all.
+
+    Args:
+        opt: All options, as the toolbox completes them.
+
+    Raises:
+        OptionError: Naming the key.
+    """
+    for name, section in opt['datasets'].items():
+        with located('datasets', name):
+            _ask(registered(DATASET_REGISTRY)[section['type']], section)
+    _ask(registered(MODEL_REGISTRY)[opt['model_type']], opt)
 
 
-def _check_schedule(train: Mapping) -> None:
-    scheduler = train.get('scheduler') or {}
-    for key in ('periods', 'restarts'):
-        weights = scheduler.get('restart_weights', (1,))
-        if key in scheduler and len(scheduler[key]) != len(weights):
-            message = f'train: scheduler: {key} has {len(scheduler[key])} items, but restart_weights {len(weights)}.'
-            raise OptionError(message, ('train', 'scheduler', key))
-    if train['total_iter'] > sum(scheduler.get('periods', [train['total_iter']])):
-        whole = f'{sum(scheduler["periods"]):g}'
-        message = f'train: total_iter is {train["total_iter"]}, but the periods of the scheduler end at {whole}.'
-        raise OptionError(message, ('train', 'total_iter'))
-
-
-def _check_losses(train: Mapping) -> None:
-    if not train.get('pixel_opt') and not train.get('perceptual_opt'):
-        raise OptionError("train: the key 'pixel_opt' is missing: there is no loss.", ('train',))
-
-
-def _check_logger(opt: Mapping) -> None:
-    logger, path = opt['logger'], ('logger', 'wandb')
-    if 'debug' in opt['name']:
-        return
-    if (logger.get('wandb') or {}).get('project') is not None:
-        if not logger['use_tb_logger']:
-            raise OptionError('logger: wandb: project needs use_tb_logger: true, whose log it sends.', path)
-        if importlib.util.find_spec('wandb') is None:
-            message = 'logger: wandb: project is set, but wandb is not installed; leave it empty (~) or install wandb.'
-            raise OptionError(message, path)
-    if logger['use_tb_logger'] and importlib.util.find_spec('tensorboard') is None:
-        message = 'logger: use_tb_logger is true, but tensorboard is not installed.'
-        raise OptionError(message, ('logger', 'use_tb_logger'))
+def _ask(cls: type, opt: Mapping) -> None:
+    if hasattr(cls, 'check_options'):
+        cls.check_options(opt)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
@@ -37,6 +38,15 @@ class OptionError(InputError):
     def __init__(self, message: str, path: tuple[str, ...] = ()):
         super().__init__(message)
         self.path = path
+
+
+@contextmanager
+def located(*path: str) -> Iterator[None]:
+    """Say of what is refused inside where in the options it stands, from the place that is known already."""
+    try:
+        yield
+    except InputError as error:
+        raise OptionError(str(error), (*path, *getattr(error, 'path', ()))) from error
 
 
 @dataclass(frozen=True)

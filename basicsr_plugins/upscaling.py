@@ -19,6 +19,7 @@ from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
 from basicsr_plugins.models.network_spec import fit_scale, spec_of, untrained_note
+from basicsr_plugins.models.option_checks import refusing
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.shipped_weights import find_weights, list_shipped
 from basicsr_plugins.output_size import OutputSize, set_scale
@@ -247,5 +248,6 @@ def network_scale(net: nn.Module) -> Scale:
     scale = spec_of(net).scale
     if scale is None:
         tiny = torch.zeros(1, 3, 64, 64)
-        scale = next(restore_frames(net, tiny)).size(-1) // tiny.size(-1)
+        with refusing(type(net), f'{type(net).__name__} does not upscale a frame'):
+            scale = next(restore_frames(net, tiny)).size(-1) // tiny.size(-1)
     return scale

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from basicsr_plugins.inference.fitting import GIB, SHARE, SURELY_LESS, fit, halv
 from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND, WriteBehind, read_ahead
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.memory import free_memory, freed_memory_kept, is_out_of_memory
+from basicsr_plugins.models.option_checks import refusing
 from basicsr_plugins.models.restoration import device_of
 from basicsr_plugins.output_size import resized
 from basicsr_plugins.scales import Scale
@@ -97,7 +99,10 @@ def _fit(
     free = _free_memory(net)
     if free is None or SURELY_LESS * h * w <= SHARE * free:
         return settings, True
-    need = measure_need(net, settings) if settings.tile == 'auto' else None
+    need = None
+    if settings.tile == 'auto':
+        with _refusing(net):
+            need = measure_need(net, settings)
     if need is None:
         return settings, False
     free = _free_memory(net)  # without what the runtime keeps
@@ -185,7 +190,8 @@ def _go_through(
                 )
             )
             frames = stack.enter_context(contextlib.closing(read_ahead(source, READ_AHEAD)))
-            pairs = resized(upscale_pairs(net, frames, settings, skip, _show(bar), keep), scale)
+            pairs = upscale_pairs(net, frames, settings, skip, _show(bar), keep)
+            pairs = resized(_first_refused(net, pairs), scale)
             pairs = stack.enter_context(contextlib.closing(pairs))
             writer = stack.enter_context(WriteBehind(partial(_write, targets, bicubic), WRITE_BEHIND))
             forgotten = 0
@@ -200,6 +206,17 @@ def _go_through(
             raise
         return False
     return True
+
+
+def _first_refused(net: nn.Module, pairs: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    with _refusing(net):
+        first = list(itertools.islice(pairs, 1))
+    yield from first
+    yield from pairs
+
+
+def _refusing(net: nn.Module) -> contextlib.AbstractContextManager[None]:
+    return refusing(type(net), f'{type(net).__name__} does not upscale these frames')
 
 
 def _show(bar: tqdm) -> Callable[[str, int], None]:

@@ -26,7 +26,7 @@ LAYERS = (
     ('inference', 'video'),
     ('models',),
     ('data', 'archs', 'metrics'),
-    ('ops', 'compat', 'option_file', 'option_schema'),
+    ('ops', 'compat', 'option_agreement', 'option_file', 'option_schema'),
     ('_autoload', 'errors', 'files', 'memory', 'scales'),
 )
 STRANGERS = ({'inference', 'video'}, {'archs', 'data'})  # pairs of one layer that know nothing of each other

@@ -422,6 +422,23 @@ class TestErrors:
             'error: EFAR needs its weights: give a checkpoint.'
         )
 
+    @pytest.mark.parametrize(
+        ('network', 'line'),
+        [
+            ({'type': 'SpyNet'}, 'error: SpyNet does not upscale a frame (TypeError in '),
+            (
+                {'type': 'MSRResNet', 'num_in_ch': 1, 'num_feat': 4},
+                'error: MSRResNet does not upscale these frames (RuntimeError in conv.py, line ',
+            ),
+        ],
+    )
+    def test_a_network_that_takes_no_frames(self, refused, film, tmp_path, network, line):
+        torch.save({'params': build_network(network).state_dict()}, tmp_path / 'other.pth')
+        arguments = ','.join(f'{key}={value}' for key, value in network.items() if key != 'type')
+        given = f'{network["type"]}{":" if arguments else ""}{arguments}@other.pth'
+        assert refused(film, '-o', 'out.mp4', '--network', given).startswith(line)
+        assert not (tmp_path / 'out.mp4').exists()
+
     def test_input(self, refused, tmp_path):
         (tmp_path / 'text.mp4').write_text('no video')
         (tmp_path / 'empty').mkdir()

@@ -29,8 +29,8 @@ Parameters: bidirectional 6,194,283; lookahead 5,020,971; unidirectional 4,343,8
 which form. The total is met by the choice of the extraction, and is no evidence for the rest.
 
 A frame of one colour comes out of one colour, and a frame that is shifted by whole pixels comes out shifted, where the
-scale is whole; both away from the borders, where convolutions see zeros, and as far as the flow agrees (SpyNet's pyramid
-keeps every second pixel of each level).
+scale is whole; both away from the borders, where convolutions see zeros, and as far as the flow agrees: SpyNet's
+pyramid keeps every second pixel of each level.
 
 Shape shorthand: b batch, t frames, c channels, h and w height and width of the LR frame, H and W of the HR frame.
 """

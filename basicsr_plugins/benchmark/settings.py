@@ -11,7 +11,7 @@ from basicsr_plugins.benchmark.evaluation import Protocol
 from basicsr_plugins.benchmark.methods import Method, NetworkMethod
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.models.entries import bicubic
-from basicsr_plugins.models.vsr_model import check_metric
+from basicsr_plugins.models.option_checks import check_metric
 
 
 @dataclass(frozen=True)

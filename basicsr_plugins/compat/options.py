@@ -8,7 +8,8 @@ import os
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -83,12 +84,16 @@ def parse_options() -> None:
 
     def make(original):
         def parse(root_path, is_train=True):
+            from basicsr_plugins.option_file import check_parts  # may itself be what imports BasicSR
+
             _check_options(is_train)
             opt, args = original(str(output_root(root_path)), is_train=is_train)
             if opt['num_gpu'] != 0 and not torch.cuda.is_available():
                 raise InputError(
                     f'num_gpu: {opt["num_gpu"]} is asked for, but PyTorch sees no CUDA device; say 0 (or auto).'
                 )
+            with _with_place():
+                check_parts(opt)
             _rebind_entry_script()
             if is_train:
                 _multiply_batch(opt)
@@ -215,37 +220,54 @@ def _check_options(is_train: bool) -> None:
     Raises:
         InputError: One sentence, which begins with the file and the line, or with the argument, that is wrong.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument('-opt')
-    parser.add_argument('--debug', action='store_true')
-    parser.add_argument('--force_yml', nargs='+', default=[])
-    arguments = parser.parse_known_args()[0]
+    arguments = _arguments()
     if arguments.opt is None:
         return  # the toolbox's parser says so
     from basicsr_plugins.option_file import check_option_file  # may itself be what imports BasicSR, and so this module
 
     opt = read_options(arguments.opt, f'-opt {arguments.opt}')
-    forced = {_force(opt, entry): entry for entry in arguments.force_yml}
-    try:
+    for entry in arguments.force_yml:
+        _force(opt, entry)
+    with _with_place():
         check_option_file(opt, is_train)
         if is_train and (arguments.debug or 'debug' in opt['name']) and opt.get('val', {}) is None:
             raise OptionError('val is empty, but the debug mode sets a key of it; leave it out.', ('val',))
+
+
+def _arguments() -> argparse.Namespace:
+    """What the toolbox's scripts are given that says where options come from."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('-opt')
+    parser.add_argument('--debug', action='store_true')
+    parser.add_argument('--force_yml', nargs='+', default=[])
+    return parser.parse_known_args()[0]
+
+
+@contextmanager
+def _with_place() -> Iterator[None]:
+    """Begin what is said of a wrong option with `FILE:LINE: `, or with the argument that set it."""
+    try:
+        yield
     except OptionError as error:
-        if error.path in forced:
-            raise InputError(f'--force_yml {forced[error.path]}: {error}') from None
-        raise InputError(f'{_line_of(arguments.opt, error.path)}: {error}') from None
+        arguments = _arguments()
+        forced = [entry for entry in arguments.force_yml if _forced_path(entry) == error.path]
+        place = f'--force_yml {forced[0]}' if forced else _line_of(arguments.opt, error.path)
+        raise InputError(f'{place}: {error}') from error
 
 
-def _force(opt: dict, entry: str) -> tuple[str, ...]:
-    """Change an option as `--force_yml SECTION:KEY=VALUE` says, and give its path."""
-    keys, equals, value = entry.partition('=')
-    *sections, last = path = tuple(key.strip() for key in keys.split(':'))
+def _forced_path(entry: str) -> tuple[str, ...]:
+    return tuple(key.strip() for key in entry.partition('=')[0].split(':'))
+
+
+def _force(opt: dict, entry: str) -> None:
+    """Change an option as `--force_yml SECTION:KEY=VALUE` says."""
+    _, equals, value = entry.partition('=')
+    *sections, last = _forced_path(entry)
     for name in sections:
         opt = opt.get(name) if isinstance(opt, dict) else None
     if not equals or '=' in value or not isinstance(opt, dict):
         raise InputError(f'--force_yml {entry} must read SECTION:KEY=VALUE, with a section that is in the option file.')
     opt[last] = options._postprocess_yml_value(value.strip())
-    return path
 
 
 def _line_of(file: str, path: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ Shape shorthand: h and w height and width of the GT frame.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -109,20 +108,6 @@ class DegradedReader(DerivedReader):
         if self.name in BICUBIC:
             return shrink_image(image, self.name, self.scale)
         return bd_downsample_images(image[None], self.name, self.scale)[0]
-
-
-def check_sources(where: str, opt: Mapping) -> None:
-    """Check that a dataset has LQ frames, or GT and a `degradation` that makes them, and not both.
-
-    Raises:
-        InputError: Naming the key that is missing or too much.
-    """
-    degraded = opt.get('degradation') is not None
-    if degraded and opt.get('dataroot_lq') is not None:
-        raise InputError(f'{where}: degradation makes the LQ frames of the GT; leave dataroot_lq or degradation out.')
-    needed = 'dataroot_gt' if degraded else 'dataroot_lq'
-    if opt.get(needed) is None:
-        raise InputError(f'{where}: the key {needed!r} is missing.')
 
 
 # ---------------------------------------------------------------------------- the conventions

@@ -17,15 +17,15 @@ from torch.utils.data import Dataset, Sampler
 
 from basicsr_plugins.data.any_scale import BICUBIC, SCALE_RANGE_KEYS, ScaleRange, patch_scale
 from basicsr_plugins.data.augmentation import FRAMES, choose_flips, to_floats
-from basicsr_plugins.data.bd_lr import check_sources
 from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_sizes, paired_clips, val_clip_names
 from basicsr_plugins.data.degradation import lq_maker
 from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.data.sampling import SeededIndex, SeededSampler, seeded
+from basicsr_plugins.data.section_checks import check_patches, check_sources
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.option_file import check_dataset_options
-from basicsr_plugins.option_schema import Key, Schema
+from basicsr_plugins.option_schema import Key, Schema, located
 from basicsr_plugins.scales import Size
 
 Frame = Union[StoredFrame, DecodedFrame]
@@ -94,11 +94,11 @@ class VSRTrainDataset(Dataset):
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
         check_dataset_options(type(self), opt)
+        self.check_options(opt)
         self.scale_range = None
         if opt.get('scale_range') is not None:
             opt = {**opt, 'degradation': opt.get('degradation') or BICUBIC[0]}
-            self.scale_range = _read_scale_range(where, opt)
-        check_sources(where, opt)
+            self.scale_range = ScaleRange(where, opt)
         self.opt = opt
         self.num_frame = opt['num_frame']
         self.gt_size, self.scale = opt['gt_size'], opt['scale']
@@ -107,16 +107,10 @@ class VSRTrainDataset(Dataset):
         self.use_hflip, self.use_rot = opt['use_hflip'], opt['use_rot']
         self.mirror = opt.get('mirror', False)
         self.lq_interval = opt.get('lq_interval', 1)
-        if (self.num_frame * (2 if self.mirror else 1) - 1) % self.lq_interval:
-            raise InputError(f'{where}: a sample that has LQ of every {self.lq_interval}. frame must end with one.')
         self.uint8 = opt.get('uint8', False)
-        if self.uint8 and opt.get('degradation') is not None:
-            raise InputError(f'{where}: degradation gives LQ patches that are not rounded; leave uint8 out.')
         self.largest = self.scale_range.largest if self.scale_range else self.gt_size
         if self.scale_range is None:
             self.scale = patch_scale(where, self.scale)
-        if self.scale_range is None and (self.gt_size < self.scale or self.gt_size % self.scale):
-            raise InputError(f'{where}: gt_size ({self.gt_size}) must be a multiple of scale ({self.scale}).')
 
         self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
         self.make_lq = None
@@ -135,6 +129,29 @@ class VSRTrainDataset(Dataset):
             f'{opt["name"]}: {len(self.clips)} clips, {len(self.items)} frames; {self.num_frame} frames in a sample, '
             f'intervals {self.interval_list}, random reverse is {self.random_reverse}.'
         )
+
+    @staticmethod
+    def check_options(opt: Mapping) -> None:
+        """Refuse keys that are possible, each, but not together, and folders that are not there.
+
+        Raises:
+            OptionError: Naming the key.
+        """
+        where = f'datasets: {opt.get("name", "train")}'
+        any_scale = opt.get('scale_range') is not None
+        degraded = opt.get('degradation') is not None or any_scale
+        if any_scale:
+            _check_scale_range(where, opt)
+        else:
+            check_patches(where, opt)
+        interval = opt.get('lq_interval', 1)
+        if (opt['num_frame'] * (2 if opt.get('mirror', False) else 1) - 1) % interval:
+            with located('lq_interval'):
+                raise InputError(f'{where}: a sample that has LQ of every {interval}. frame must end with one.')
+        if opt.get('uint8', False) and degraded:
+            with located('uint8'):
+                raise InputError(f'{where}: degradation gives LQ patches that are not rounded; leave uint8 out.')
+        check_sources(where, {**opt, 'degradation': degraded or None})
 
     def _partition(self, where: str) -> list[tuple[ClipInfo, ClipInfo]]:
         pairs = paired_clips(self.lq, self.gt, self.opt.get('meta_info_file'))
@@ -256,11 +273,15 @@ class VSRTrainDataset(Dataset):
         )
 
 
-def _read_scale_range(where: str, opt: Mapping) -> ScaleRange:
+def _check_scale_range(where: str, opt: Mapping) -> None:
     if opt.get('lq_interval', 1) > 1:
-        raise InputError(f'{where}: lq_interval is not for scale_range.')
-    if opt['degradation'] not in BICUBIC:
-        raise InputError(
-            f'{where}: with scale_range degradation may be {" or ".join(BICUBIC)}, but is {opt["degradation"]!r}.'
-        )
-    return ScaleRange(where, opt)
+        with located('lq_interval'):
+            raise InputError(f'{where}: lq_interval is not for scale_range.')
+    degradation = opt.get('degradation') or BICUBIC[0]
+    if degradation not in BICUBIC:
+        with located('degradation'):
+            raise InputError(
+                f'{where}: with scale_range degradation may be {" or ".join(BICUBIC)}, but is {degradation!r}.'
+            )
+    with located('scale_range'):
+        ScaleRange(where, opt)

@@ -48,13 +48,23 @@ def restore_frames(
     if padding not in PADDING_MODES:
         raise InputError(f'padding is {padding!r}, but must be one of {", ".join(PADDING_MODES)}.')
     spec = spec_of(net)
-    if flip_seq and spec.input_type != 'sequence':
-        raise InputError(f'flip_seq is for recurrent networks, but {spec.name} takes one {spec.input_type} at a time.')
+    if flip_seq:
+        check_flip(spec)
     if spec.input_type == 'sequence':
         return _restore_sequence(net, frames, flip_seq)
     if spec.input_type == 'window':
         return _restore_windows(net, spec, frames, padding)
     return _restore_images(net, spec, frames)
+
+
+def check_flip(spec: NetworkSpec) -> None:
+    """Refuse `flip_seq` of a network that does not take whole clips.
+
+    Raises:
+        InputError: Naming it.
+    """
+    if spec.input_type != 'sequence':
+        raise InputError(f'flip_seq is for recurrent networks, but {spec.name} takes one {spec.input_type} at a time.')
 
 
 def device_of(net: nn.Module) -> torch.device | None:

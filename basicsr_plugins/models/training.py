@@ -23,16 +23,16 @@ from torch import distributed as dist
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from basicsr_plugins.data.augmentation import to_device_samples
-from basicsr_plugins.errors import InputError, check_keys, one_line
+from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.files import check_checksums
 from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_finite
-from basicsr_plugins.models.network_spec import spec_of
 from basicsr_plugins.models.networks import save_checkpoint
+from basicsr_plugins.models.option_checks import refusing
 from basicsr_plugins.models.perceptual import VGG_FILE, as_images, local_vgg
 from basicsr_plugins.models.restoration import prepare_sample
 from basicsr_plugins.models.training_forward import TrainingForward
 from basicsr_plugins.option_file import OWN_OPTIMIZERS
-from basicsr_plugins.scales import Span, describe_scale
+from basicsr_plugins.scales import Span
 
 MAX_SKIPPED = 10
 
@@ -131,71 +131,35 @@ class TrainingModel(VideoRecurrentModel):
     # ---------------------------------------------------------------- settings
 
     def init_training_settings(self) -> None:
-        """As the toolbox's; how the network runs in training is set, and the weights of its own losses are checked."""
+        """As the toolbox's; how the network runs in training is set."""
         train = self.opt['train']
         with local_vgg(train.get('perceptual_opt'), self.opt['path'].get('pretrain_network_vgg') or VGG_FILE):
             super().init_training_settings()
         self.sharpener = USMSharp().to(self.device) if train.get('sharpen_gt', False) else None
         net = self.get_bare_model(self.net_g)
-        weights = getattr(net, 'auxiliary_weights', {})
-        asked = train.get('auxiliary_weights') or {}
-        check_keys('train: auxiliary_weights', asked, [], list(weights))
-        self.auxiliary_weights = {**weights, **asked}
-        if weights and self.cri_pix is None:
-            raise InputError(f'train: pixel_opt is missing: {type(net).__name__} takes it for its own losses too.')
+        self.auxiliary_weights = {**getattr(net, 'auxiliary_weights', {}), **(train.get('auxiliary_weights') or {})}
         self._init_precision(net)
         self.accumulate = train.get('accumulate', 1)
         self.grad_clip = train.get('grad_clip') or math.inf
         self.skipped = SkippedSteps(train.get('max_skipped', MAX_SKIPPED), self.device)
         self.current_iter = 0
+        self.has_trained = False
         self.losses = {}
 
     def _init_precision(self, net: nn.Module) -> None:
         """Set how the network's forward runs; float16 gets a scale of its losses."""
         train = self.opt['train']
         amp = train.get('amp') or 'none'
-        if amp == 'float16' and self.device.type != 'cuda':
-            raise InputError('train: amp: float16 is for GPUs; on a CPU say bfloat16, or none.')
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == 'float16')
-        self._check_scale_range(net)
-        self._check_interval(net)
         checkpointing, compiled = train.get('checkpointing', False), train.get('compile', False)
         if not isinstance(self.net_g, DataParallel):
             self.run = TrainingForward(net, amp, checkpointing, compiled)
-        elif amp != 'none' or checkpointing or compiled or train.get('accumulate', 1) > 1:
-            raise InputError(
-                f'num_gpu: {self.opt["num_gpu"]} in one process does without amp, checkpointing, compile, accumulate; '
-                'start it by torchrun with the launcher pytorch, or say num_gpu: 1.'
-            )
-
-    def _check_scale_range(self, net: nn.Module) -> None:
-        """Refuse samples of any scale for a network that has one, or says of its weights something else."""
-        scale_range = self.opt.get('datasets', {}).get('train', {}).get('scale_range')
-        if scale_range is None:
             return
-        spec = spec_of(net)
-        if spec.scale_range is None or spec.lq == 'bicubic':
+        any_scale = self.opt.get('datasets', {}).get('train', {}).get('scale_range') is not None
+        if any_scale or amp != 'none' or checkpointing or compiled or train.get('accumulate', 1) > 1:
             raise InputError(
-                f'datasets: train: scale_range is for networks of any scale, as BasicAVSR; {spec.name} upscales by '
-                f'{describe_scale(spec.scale)}.'
-            )
-        if spec.trained_scales is not None and list(spec.trained_scales) != list(scale_range):
-            raise InputError(
-                f'datasets: train: scale_range is {list(scale_range)}, but network_g: trained_scales, which its '
-                f'weights will say, {list(spec.trained_scales)}; set both alike.'
-            )
-        if isinstance(self.net_g, DataParallel):
-            raise InputError(
-                f'num_gpu: {self.opt["num_gpu"]} in one process does without scale_range; start it by torchrun with '
-                'the launcher pytorch, or say num_gpu: 1.'
-            )
-
-    def _check_interval(self, net: nn.Module) -> None:
-        """Refuse samples without LQ of frames that the network does not make."""
-        interval = self.opt.get('datasets', {}).get('train', {}).get('lq_interval', 1)
-        if interval not in (1, spec_of(net).time_scale):
-            raise InputError(
-                f'datasets: train: lq_interval is {interval}, but {type(net).__name__} makes no frames between.'
+                f'num_gpu: {self.opt["num_gpu"]} in one process does without amp, checkpointing, compile, accumulate '
+                'and scale_range; start it by torchrun with the launcher pytorch, or say num_gpu: 1.'
             )
 
     def get_optimizer(self, optim_type: str, params: Iterable, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
@@ -233,12 +197,20 @@ class TrainingModel(VideoRecurrentModel):
         The batch goes through the network in `accumulate` parts. A loss or gradient that is not finite skips the step.
 
         Raises:
+            InputError: If a first batch does not go through networks of the toolbox or of this package.
             RunError: If too many steps in a row were skipped.
         """
         self.current_iter = current_iter
         if self.fix_flow_iter:
             self._freeze_flow(current_iter < self.fix_flow_iter)
-        self.losses = self._backward()
+        batch = f'a batch of LQ {tuple(self.lq.shape)} and GT {tuple(self.gt.shape)}'
+        with contextlib.ExitStack() as stack:
+            if not self.has_trained:
+                for net in self._trained():
+                    cls = type(self.get_bare_model(net))
+                    stack.enter_context(refusing(cls, f'{batch} does not go through networks and losses'))
+            self.losses = self._backward()
+        self.has_trained = True
         self._step()
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from basicsr_plugins.archs.recurrent import State, run_clip
-from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.errors import one_line
 from basicsr_plugins.models.network_spec import spec_of
 from basicsr_plugins.scales import Place
 
@@ -33,23 +33,14 @@ class TrainingForward:
         amp: Precision of the steps, a key of `PRECISIONS`.
         checkpointing: Whether each step is recomputed when gradients are, so that what is kept is the states.
         compiled: Whether steps are compiled by `torch.compile`.
-
-    Raises:
-        InputError: If a network without steps is to be checkpointed.
     """
 
     def __init__(self, net: nn.Module, amp: str = 'none', checkpointing: bool = False, compiled: bool = False):
-        spec = spec_of(net)
-        if checkpointing and spec.steps is None:
-            raise InputError(
-                f'train: checkpointing: {spec.name} does not run step by step, so that there is nothing to recompute; '
-                'say false.'
-            )
         self.net = net
         self.dtype = PRECISIONS[amp]
         self.checkpointing = checkpointing
         self.compiled = {} if compiled else None  # name of a step -> what stands in its place
-        self._steps = spec.steps
+        self._steps = spec_of(net).steps
         self._whole = net.forward
         net.forward = self
 

@@ -27,11 +27,13 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from basicsr_plugins.errors import InputError, RunError, one_line
+from basicsr_plugins.errors import InputError, RunError, failed_at, one_line
 from basicsr_plugins.models.entries import flow_brought_by
-from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
+from basicsr_plugins.models.network_spec import spec_of, untrained_note
+from basicsr_plugins.models.option_checks import BUILDING, check_network, check_networks, refusing
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
+from basicsr_plugins.option_agreement import CSV_COLUMNS
 from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
 from basicsr_plugins.option_schema import Key, Schema
 
@@ -67,6 +69,7 @@ class VSRModel(TrainingModel):
             not the network's, or a metric cannot be computed on this machine.
     """
 
+    more_networks: ClassVar[tuple[str, ...]] = ()
     takes_uint8 = True  # samples are flipped and scaled where the network is
     option_keys: ClassVar[Mapping[str, Schema]] = {  # all that it takes of these sections; `option_file` checks them
         'train': {
@@ -103,18 +106,25 @@ class VSRModel(TrainingModel):
                 super().__init__(opt)
         except InputError:
             raise
-        except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, NotImplementedError) as error:
+        except BUILDING as error:
             raise InputError(_explain(error)) from error
-        for name in ('net_g', 'net_g_ema'):
+        for name in ('net_g_ema', 'net_g'):
             if hasattr(self, name):
-                require_scale(self.get_bare_model(getattr(self, name)), opt['scale'])
-        for metric_opt in ((opt.get('val') or {}).get('metrics') or {}).values():  # not at the first validation
-            check_metric(metric_opt['type'])
-        net = self.get_bare_model(self.net_g)
+                net = self.get_bare_model(getattr(self, name))
+                check_network(opt, net)
         for note in untrained_note(net, opt['scale']):
             get_root_logger().warning(note)
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
+
+    @classmethod
+    def check_options(cls, opt: Mapping) -> None:
+        """Refuse options that the networks which they name cannot do (`option_file.check_parts`).
+
+        Raises:
+            OptionError: Naming the key.
+        """
+        check_networks(opt, 'network_g', *cls.more_networks)
 
     # ---------------------------------------------------------------- validation and test
 
@@ -132,7 +142,8 @@ class VSRModel(TrainingModel):
         net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
         net.eval()
         try:
-            yield from restore_frames(net, frames, padding, self.opt['val'].get('flip_seq', False))
+            with refusing(type(net), f'{type(net).__name__} does not restore a clip of {len(frames)} frames'):
+                yield from restore_frames(net, frames, padding, self.opt['val'].get('flip_seq', False))
         finally:
             self.net_g.train(self.is_train)
 
@@ -249,7 +260,7 @@ class VSRModel(TrainingModel):
         get_root_logger().info(text)
 
         path = Path(self.opt['path']['log']) / 'metrics.csv'
-        header = ['dataset', 'iter', 'clip', *names]
+        header = [*CSV_COLUMNS, *names]
         if path.exists() and path.read_text(encoding='utf-8').split('\n')[0].strip() != ','.join(header):
             path.replace(path.with_name(f'metrics_before_{current_iter}.csv'))  # resumed with other metrics
         is_new = not path.exists()
@@ -262,24 +273,11 @@ class VSRModel(TrainingModel):
             )
 
 
-def check_metric(name: str) -> None:
-    """Refuse a metric of the registry that cannot be computed on this machine.
-
-    Raises:
-        InputError: If it says so.
-    """
-    check = getattr(METRIC_REGISTRY.get(name), 'check', None)
-    if check is not None:
-        check()
-
-
 def _explain(error: Exception) -> str:
     """Why a model could not be built: the section of the options that was being read, and the line that failed."""
-    calls = traceback.extract_tb(error.__traceback__)
-    names = {call.name for call in calls}
+    names = {call.name for call in traceback.extract_tb(error.__traceback__)}
     section = next((section for name, section in SECTIONS.items() if name in names), 'an option')
-    where = f'{Path(calls[-1].filename).name}, line {calls[-1].lineno}'
-    return f'{section} cannot be used ({type(error).__name__} in {where}: {one_line(error)}).'
+    return f'{section} cannot be used ({failed_at(error)}).'
 
 
 def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> float:
@@ -291,17 +289,17 @@ def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> fl
         metric_opt: `type` and arguments, as in an option file.
 
     Raises:
-        InputError: If it is no number.
+        InputError: If it is no number, or a metric of the toolbox or of this package does not take these frames.
     """
     image, gt = pair
-    if getattr(METRIC_REGISTRY.get(metric_opt['type']), 'needs_frame_pairs', False):
+    name = metric_opt['type']
+    if getattr(METRIC_REGISTRY.get(name), 'needs_frame_pairs', False):
         if previous is None:
             return math.nan
         image, gt = np.stack([previous[0], image]), np.stack([previous[1], gt])
-    value = float(calculate_metric({'img': image, 'img2': gt}, metric_opt))
+    h, w = gt.shape[-3:-1]
+    with refusing(METRIC_REGISTRY.get(name), f'val: metrics: {name} is not computed of a frame of {w}x{h}'):
+        value = float(calculate_metric({'img': image, 'img2': gt}, metric_opt))
     if math.isnan(value):
-        h, w = gt.shape[-3:-1]
-        raise InputError(
-            f'val: metrics: {metric_opt["type"]} of a frame of {w}x{h} is no number; is crop_border too large for it?'
-        )
+        raise InputError(f'val: metrics: {name} of a frame of {w}x{h} is no number; is crop_border too large for it?')
     return value

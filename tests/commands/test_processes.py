@@ -59,7 +59,7 @@ def test_two_processes_equal_one(run, run_forked, checkout):
             r"error: options/train_EFAR_REDS_5frames\.yml:\d+: datasets: train: there is no key 'num_frmae'; did",
         ),
         ({'datasets:train:num_frame': 99}, 'error: datasets: REDS: num_frame is 99 at interval 1, but no clip of '),
-        ({'network_g:spynet_path': 'no.pth'}, 'error: spynet_path: there is no file no.pth; '),
+        ({'network_g:spynet_path': 'no.pth'}, r'error: options/\S+\.yml:\d+: spynet_path: there is no file no.pth; '),
     ],
 )
 def test_wrong_options_end_with_one_line(run_forked, checkout, change, message):

@@ -1,15 +1,18 @@
 """Option files are read as data, checked at start, and send output to the current folder."""
 
+import random
 import sys
 from fractions import Fraction
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import options
+from basicsr.utils import logger, options
+from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 
 from basicsr_plugins.compat.options import SafeOptionLoader, output_root, read_options
@@ -161,6 +164,13 @@ def test_order_of_keys_and_anchors():
     assert dict(read['a']) == {'z': 1, 'a': 2, 'c': 3}
 
 
+def make_folders(path, monkeypatch):
+    """Those that the valid options name, in the folder that is then the current one."""
+    for name in ('GT', 'LQ'):
+        (path / name).mkdir()
+    monkeypatch.chdir(path)
+
+
 def parse(monkeypatch, path, *arguments):
     monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(path), *arguments])
     return options.parse_options(str(Path(path).parent))
@@ -296,6 +306,77 @@ def test_wrong_options(monkeypatch, tmp_path, old, new, message):
     assert not Path('experiments').exists()
 
 
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'gt_size: 64': 'gt_size: 62'}, '8: datasets: clips: gt_size (62) must be a multiple of scale (4).'),
+        ({'dataroot_lq: LQ': 'dataroot_lq: nowhere'}, '7: datasets: clips: dataroot_lq: there is no folder nowhere.'),
+        ({'dataroot_lq: LQ': 'degradation: bicubik'}, "7: datasets: clips: there is no degradation 'bicubik'; did you"),
+        (
+            {'dataroot_lq: LQ': 'degradation: [{type: blur, size: 4}]'},
+            '7: datasets: clips: degradation: step 1 (blur): ',
+        ),
+        ({'dataroot_lq: LQ': 'dataroot_lq: LQ, degradation: bicubic'}, '7: datasets: clips: degradation makes the LQ'),
+        ({'dataroot_lq: LQ': 'scale_range: [4, 2]'}, '7: datasets: clips: scale_range '),
+        ({'dataroot_lq: LQ': 'scale_range: [2, 4]'}, '7: datasets: train: scale_range is for networks of any scale'),
+        ({'num_frame: 3': 'num_frame: 3, lq_interval: 2'}, '7: datasets: train: lq_interval is 2, but EFAR makes no'),
+        (
+            {'num_frame: 3': 'num_frame: 4, lq_interval: 2'},
+            '7: datasets: clips: a sample that has LQ of every 2. frame',
+        ),
+        (
+            {'num_frame: 3': 'num_frame: 3, scale: 2'},
+            '7: datasets: train: scale is set by the run, to 4; leave it out.',
+        ),
+        ({'num_frame: 3': 'num_frame: 3, phase: val'}, '7: datasets: train: phase is set by the run, to train;'),
+        ({'scale: 4': 'scale: 2'}, '4: scale is 2, but EFAR upscales by 4'),
+        ({'scale: 4': 'scale: 2.5'}, '7: datasets: clips: scale is 2.5, at which patches of LQ and GT cannot be cut'),
+        ({'num_feat: 8': 'deform_groups: 3'}, '9: EFAR: '),
+        ({'num_feat: 8': 'spynet_path: no.pth'}, '9: spynet_path: there is no file no.pth'),
+        ({'EFAR, num_feat: 8': 'DUF, num_layer: 17'}, '9: network_g: a network cannot be used (ValueError in duf_'),
+        ({'path: {}': 'path: {pretrain_network_g: no.pth}'}, '10: path: pretrain_network_g: there is no file no.pth'),
+        ({'  total_iter: 8': '  amp: float16\n  total_iter: 8'}, '14: train: amp: float16 is for GPUs; on a CPU say'),
+        ({'  total_iter: 8': '  auxiliary_weights: {x: 1}\n  total_iter: 8'}, '14: train: auxiliary_weights: there'),
+        (
+            {'EFAR, num_feat: 8': 'MSFFN, num_feat: 8', 'optim_g': 'checkpointing: true\n  optim_g'},
+            '12: train: checkpointing: MSFFN does not run step by step',
+        ),
+        (
+            {'EFAR, num_feat: 8': 'EDSR, num_in_ch: 3, num_out_ch: 3', 'val_freq: 4': 'val_freq: 4\n  flip_seq: true'},
+            '18: flip_seq is for recurrent networks, but EDSR',
+        ),
+        ({'psnr: {': 'iter: {'}, '19: val: metrics: iter is a column of metrics.csv already; name the metric'),
+    ],
+)
+def test_options_that_do_not_agree(monkeypatch, tmp_path, changes, message):
+    """What only a dataset or a network can tell is told before there is a folder of the run, and with the line."""
+    make_folders(tmp_path, monkeypatch)
+    text = VALID
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    Path('options.yml').write_text(text)
+    with pytest.raises(InputError) as caught:
+        parse(monkeypatch, 'options.yml')
+    assert str(caught.value).startswith(f'options.yml:{message}')
+    assert not Path('experiments').exists()
+
+
+def test_random_numbers_and_the_log_are_as_if_nothing_was_checked(monkeypatch, tmp_path):
+    """A network was built on the way, and its flow network said that it is untrained."""
+    make_folders(tmp_path, monkeypatch)
+    Path('options.yml').write_text(VALID.replace('num_gpu: 0', 'num_gpu: 0\nmanual_seed: 5'))
+    opened = {name: value for name, value in initialized_logger.items() if name != 'basicsr'}
+    monkeypatch.setattr(logger, 'initialized_logger', opened)
+    states = []
+    for read in (options.parse_options.__wrapped__, options.parse_options):
+        monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', 'options.yml'])
+        read(str(tmp_path))
+        states.append((torch.get_rng_state(), torch.rand(3), random.random(), np.random.rand()))  # noqa: NPY002
+    assert str(states[0]) == str(states[1])
+    assert 'basicsr' not in opened
+
+
 def test_line_of_a_merged_key(monkeypatch, tmp_path):
     text = VALID.replace('val:\n', 'val:\n  <<: {pbar: 5}\n')
     (tmp_path / 'options.yml').write_text(text)
@@ -320,6 +401,7 @@ def test_force_yml_is_checked(monkeypatch, tmp_path, entry, message):
 
 
 def test_force_yml_reads_as_the_file_does(monkeypatch, tmp_path):
+    make_folders(tmp_path, monkeypatch)
     (tmp_path / 'options.yml').write_text(VALID)
     forced = ('train:warmup_iter=-1', 'train:optim_g:lr=2e-3', 'train:ema_decay=0.5', 'train:total_iter=6')
     opt, _ = parse(monkeypatch, tmp_path / 'options.yml', '--force_yml', *forced)
@@ -394,7 +476,7 @@ def test_python_m_writes_into_the_current_folder(monkeypatch, tmp_path):
     path = tmp_path / 'options.yml'
     path.write_text(VALID)
     monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(path)])
-    monkeypatch.chdir(tmp_path)
+    make_folders(tmp_path, monkeypatch)
     monkeypatch.setattr(sys.modules['__main__'], '__spec__', ModuleSpec('basicsr.train', None))
     opt, _ = options.parse_options.__wrapped__('/opt/lib')
     assert opt['path']['experiments_root'] == '/opt/lib/experiments/x'

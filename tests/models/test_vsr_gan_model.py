@@ -122,6 +122,21 @@ def test_losses_and_gradients_are_those_written_out(gan, vgg_file):
         torch.testing.assert_close(step, 1e-3 * gradient.sign(), rtol=1e-2, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    'network_d',
+    [
+        {'type': 'UNetDiscriminatorSN', 'num_in_ch': 1, 'num_feat': 4},
+        {'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 4, 'input_size': 128},
+    ],
+)
+def test_a_discriminator_that_takes_no_frames(gan, network_d):
+    gan['network_d'] = network_d
+    with pytest.raises(
+        InputError, match=r'GT \(1, 2, 3, 64, 64\) does not go through networks and losses .* in .*\.py'
+    ):
+        iterate(build(gan), 1, data=sample())
+
+
 def test_sharpened_gt_is_that_of_the_degradation(gan):
     """LQ frames are made of it; here it is computed on the model's device."""
     frames = sample()['gt']

@@ -271,9 +271,45 @@ def test_training_goes_on_however_restoring_ends(options, end):
     if end == 'close':
         restored.close()
     else:
-        with pytest.raises(AttributeError):
+        with pytest.raises(
+            InputError, match=r'EDSR does not restore a clip of 2 frames \(AttributeError in restoration'
+        ):
             next(restored)
     assert model.net_g.training
+
+
+@pytest.mark.parametrize(
+    ('network', 'reason'),
+    [
+        ({'type': 'MSRResNet', 'num_in_ch': 1, 'num_out_ch': 3, 'num_feat': 4}, 'RuntimeError in conv.py, line'),
+        ({'type': 'SpyNet'}, 'TypeError in '),
+        ({'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 4}, ' in '),
+    ],
+)
+def test_a_network_that_takes_no_batch(options, network, reason):
+    """One sentence with the line that failed: in training, and where it restores."""
+    options['network_g'] = network
+    model = build_model(options)
+    with pytest.raises(InputError, match=r'a batch of LQ \(.*, 64, 64\) and GT \(.*, 256, 256\) does not go') as told:
+        train(model, 1, 1)
+    assert reason in str(told.value)
+    with pytest.raises(InputError, match=f'{network["type"]} does not restore a clip of 2 frames'):
+        list(model.restore(torch.rand(2, 3, 8, 8)))
+
+
+def test_errors_of_a_users_own_network_are_left_alone(options, monkeypatch):
+    """Whoever writes one reads tracebacks; and a network that has trained once is not refused for its options."""
+    model = build_model(options)
+    monkeypatch.setattr(type(model.net_g), '__module__', 'theirs')
+    model.net_g.forward = None
+    with pytest.raises(TypeError):
+        train(model, 1, 1)
+    monkeypatch.undo()
+    model = build_model(options)
+    train(model, 1, 1)
+    model.net_g.forward = None
+    with pytest.raises(TypeError):
+        train(model, 1, 1)
 
 
 class LongerClip(Clips):
@@ -442,6 +478,12 @@ def test_options_that_are_no_model(section, changes, message, options):
         options['train'][section] = {**(options['train'].get(section) or {}), **changes}
     with pytest.raises(InputError, match=message):
         build_model(options)
+
+
+def test_a_metric_that_does_not_take_such_frames():
+    frame = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(InputError, match=r'calculate_niqe is not computed of a frame of 64x64 \(.* in .*\.py, line'):
+        frame_metric((frame, frame), None, {'type': 'calculate_niqe', 'crop_border': 0})
 
 
 def test_a_metric_that_is_no_number():
