@@ -6,9 +6,7 @@ import difflib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import NoReturn
 
 
@@ -63,12 +61,6 @@ def one_line(error: BaseException) -> str:
     if lines[0].startswith('Caught '):  # DataLoader puts the worker's whole traceback into the message
         return lines[-1].split(': ', 1)[-1]
     return ' '.join(line.strip() for line in lines)
-
-
-def failed_at(error: BaseException) -> str:
-    """Kind and message of an error, and the line that failed."""
-    call = traceback.extract_tb(error.__traceback__)[-1]
-    return f'{type(error).__name__} in {Path(call.filename).name}, line {call.lineno}: {one_line(error)}'
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:

@@ -13,10 +13,28 @@ CSV_COLUMNS = ('dataset', 'iter', 'clip')  # of metrics.csv, before the metrics
 
 def check_added(section: Mapping, name: str, scale: Scale | None) -> None:
     """What the toolbox sets in a section of `datasets` does not stand there with another value."""
+    if 'resume' in section:
+        raise OptionError(f'datasets: {name}: resume is set by the run; leave it out.', ('datasets', name, 'resume'))
     for key, value in (('phase', name.split('_')[0]), ('scale', scale)):
         if section.get(key, value) != value:
             message = f'datasets: {name}: {key} is set by the run, to {value}; leave it out.'
             raise OptionError(message, ('datasets', name, key))
+
+
+def check_uint8(section: Mapping, name: str, model: type) -> None:
+    """Samples of whole numbers are for models that make floats of them."""
+    if section.get('uint8') and not getattr(model, 'takes_uint8', False):
+        message = f'datasets: {name}: uint8 is for VSRModel and VSRGANModel, which make floats of it; leave it out.'
+        raise OptionError(message, ('datasets', name, 'uint8'))
+
+
+def check_names(datasets: Mapping[str, Mapping]) -> None:
+    """Images and metrics of each are kept under its own name."""
+    names = {}
+    for section, options in datasets.items():
+        if section != 'train' and names.setdefault(options['name'], section) != section:
+            message = f'datasets: {section}: the name {options["name"]} is that of {names[options["name"]]} too.'
+            raise OptionError(message, ('datasets', section, 'name'))
 
 
 def check_metric_names(names: Iterable[str]) -> None:

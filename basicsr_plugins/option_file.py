@@ -9,6 +9,7 @@ code reads, of others what its trainer and loader read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,17 +35,22 @@ from basicsr_plugins.option_agreement import (
     check_logger,
     check_losses,
     check_metric_names,
+    check_names,
     check_schedule,
+    check_uint8,
 )
 from basicsr_plugins.option_schema import Key, Schema, check_section, keys_of, located
+from basicsr_plugins.refusals import is_ours, no_log, refusing
 
-OURS = ('basicsr', 'basicsr_plugins')  # packages whose classes are known to take nothing but what they declare
 MOST = 10**9  # iterations
 WIDTH, DEPTH, FACTOR = (1, 1024), (0, 1000), (1, 16)
 RANGES = {  # of the arguments of networks, losses, metrics and optimizers, whose names mean the same everywhere
     **dict.fromkeys(('num_feat', 'mid_channels', 'num_channel', 'embed_dim', 'num_grow_ch', 'num_in_ch'), WIDTH),
     **dict.fromkeys(('num_out_ch', 'deform_groups', 'deformable_groups', 'num_frame', 'squeeze_factor'), WIDTH),
-    **dict.fromkeys(('num_block', 'num_blocks', 'num_extract_block', 'num_reconstruct_block', 'num_mdrb'), DEPTH),
+    **dict.fromkeys(
+        ('num_block', 'num_blocks', 'num_extract_block', 'num_reconstruct_block', 'num_mdrb', 'num_upsample_block'),
+        DEPTH,
+    ),
     **dict.fromkeys(('num_group', 'num_conv', 'num_layer', 'temporal_padding'), DEPTH),
     **dict.fromkeys(('scale', 'upscale'), FACTOR),
     **dict.fromkeys(('dilations',), (1, 1024)),
@@ -55,7 +61,7 @@ RANGES = {  # of the arguments of networks, losses, metrics and optimizers, whos
     'reduction': ('mean', 'sum'),  # with none there is no loss to go back from
     'criterion': ('l1', 'l2', 'fro'),
     'vgg_type': tuple(f'vgg{depth}{bn}' for depth in (11, 13, 16, 19) for bn in ('', '_bn')),
-    'input_order': ('HWC', 'CHW'),
+    'input_order': ('HWC',),  # as validation gives images
     'convert_to': ('y', 'gray'),
     'crop_border': (0, 10000),
 }
@@ -69,11 +75,6 @@ NOT_PIXEL_LOSSES = ('PerceptualLoss', 'GANLoss', 'MultiScaleGANLoss', 'WeightedT
 def registered(registry: Registry) -> dict[str, Any]:
     """The classes or functions of a registry by the names that option files may use."""
     return {name[: -len('_basicsr')] if name.endswith('_basicsr') else name: value for name, value in registry}
-
-
-def is_ours(thing: object) -> bool:
-    """Whether a class or function is the toolbox's or this package's."""
-    return thing.__module__.split('.')[0] in OURS
 
 
 def of_type(
@@ -335,10 +336,12 @@ def check_option_file(opt: Mapping, is_train: bool) -> None:
     """
     check_section(opt, file_schema(opt, is_train))
     model = registered(MODEL_REGISTRY)[opt['model_type']]
+    check_names(opt['datasets'])
     for name, section in opt['datasets'].items():
         check_loader(section, name)
         check_added(section, name, opt.get('scale'))
-    if is_ours(model):
+        check_uint8(section, name, model)
+    if hasattr(model, 'option_keys'):
         check_metric_names((opt.get('val') or {}).get('metrics') or {})
     if is_train:
         if is_ours(model):
@@ -352,7 +355,7 @@ def check_option_file(opt: Mapping, is_train: bool) -> None:
 def check_parts(opt: Mapping) -> None:
     """Refuse options that datasets and networks cannot be built with, before there is a folder of the run.
 
-    A class says so by `check_options`: a dataset's of its section, a model's of all.
+    A model class says so by `check_options`; datasets are opened once, without keeping frames in memory.
 
     Args:
         opt: All options, as the toolbox completes them.
@@ -360,12 +363,15 @@ def check_parts(opt: Mapping) -> None:
     Raises:
         OptionError: Naming the key.
     """
+    model = registered(MODEL_REGISTRY)[opt['model_type']]
     for name, section in opt['datasets'].items():
-        with located('datasets', name):
-            _ask(registered(DATASET_REGISTRY)[section['type']], section)
-    _ask(registered(MODEL_REGISTRY)[opt['model_type']], opt)
-
-
-def _ask(cls: type, opt: Mapping) -> None:
-    if hasattr(cls, 'check_options'):
-        cls.check_options(opt)
+        cls = registered(DATASET_REGISTRY)[section['type']]
+        if is_ours(cls):
+            with (
+                no_log(),
+                located('datasets', name),
+                refusing(cls, f'datasets: {name}: {section["type"]} cannot be read'),
+            ):
+                cls({**deepcopy(section), 'cache_data': False} if 'cache_data' in section else deepcopy(section))
+    if hasattr(model, 'check_options'):
+        model.check_options(opt)

@@ -19,10 +19,10 @@ from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.models.entries import NetworkEntry, parse_network, read_entry
 from basicsr_plugins.models.network_spec import fit_scale, spec_of, untrained_note
-from basicsr_plugins.models.option_checks import refusing
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.shipped_weights import find_weights, list_shipped
 from basicsr_plugins.output_size import OutputSize, set_scale
+from basicsr_plugins.refusals import refusing
 from basicsr_plugins.scales import Scale, scaled_size, true_scale
 from basicsr_plugins.upscaling_run import Notes, run
 from basicsr_plugins.video.film_target import CONTAINERS

@@ -28,9 +28,9 @@ from basicsr_plugins.inference.fitting import GIB, SHARE, SURELY_LESS, fit, halv
 from basicsr_plugins.inference.pipeline import READ_AHEAD, WRITE_BEHIND, WriteBehind, read_ahead
 from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.memory import free_memory, freed_memory_kept, is_out_of_memory
-from basicsr_plugins.models.option_checks import refusing
 from basicsr_plugins.models.restoration import device_of
 from basicsr_plugins.output_size import resized
+from basicsr_plugins.refusals import refusing
 from basicsr_plugins.scales import Scale
 from basicsr_plugins.video.media import Source, Target
 from basicsr_plugins.video.work_folder import FITTED

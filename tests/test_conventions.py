@@ -27,7 +27,7 @@ LAYERS = (
     ('models',),
     ('data', 'archs', 'metrics'),
     ('ops', 'compat', 'option_agreement', 'option_file', 'option_schema'),
-    ('_autoload', 'errors', 'files', 'memory', 'scales'),
+    ('_autoload', 'errors', 'files', 'memory', 'refusals', 'scales'),
 )
 STRANGERS = ({'inference', 'video'}, {'archs', 'data'})  # pairs of one layer that know nothing of each other
 

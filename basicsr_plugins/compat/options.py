@@ -196,7 +196,7 @@ def _check_node(node: yaml.Node, counts: dict) -> int:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or not key.tag.endswith((':str', ':merge')):
                 raise InputError(f'{_place(key)}: a key must be a text.')
             if key.value in seen:
                 raise InputError(f'{_place(key)}: the key {key.value!r} stands twice in its section.')
@@ -225,6 +225,8 @@ def _check_options(is_train: bool) -> None:
         return  # the toolbox's parser says so
     from basicsr_plugins.option_file import check_option_file  # may itself be what imports BasicSR, and so this module
 
+    if sum(argument.startswith('--force_yml') for argument in sys.argv) > 1:
+        raise InputError('--force_yml stands twice, and only the last would count; write all entries after one.')
     opt = read_options(arguments.opt, f'-opt {arguments.opt}')
     for entry in arguments.force_yml:
         _force(opt, entry)

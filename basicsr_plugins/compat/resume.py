@@ -109,6 +109,8 @@ def _load_state(opt: dict, path: Path) -> dict:
     state = _load(path)
     if not {'epoch', 'iter', 'optimizers', 'schedulers'} <= set(state):
         raise InputError(f'{path} is not a training state of BasicSR.')
+    if not all(isinstance(state[name], int) and state[name] >= 0 for name in ('epoch', 'iter')):
+        raise InputError(f'{path} has no whole numbers for epoch and iter.')
     ignored = opt['path'].get('ignore_resume_networks') or ()
     for network in (key for key in opt if key.startswith('network_') and key not in ignored):
         _load(Path(opt['path']['models']) / f'net_{network[len("network_") :]}_{state["iter"]}.pth')

@@ -75,7 +75,7 @@ class SyntheticMotionDataset(Dataset):
 
     option_keys: ClassVar[Schema] = {  # beside those of every dataset and of the loader; `option_file` checks them
         'num_frame': Key('int', required=True, low=1, high=10000),
-        'gt_size': Key('int', required=True, low=1, high=4096),
+        'gt_size': Key('int', required=True, low=16, high=4096),
         'length': Key('int', default=10000, low=1, high=10**7),
         'photos': Key('bool | str', default=True),
         'kinds': Key('list[str] | None', least=0),

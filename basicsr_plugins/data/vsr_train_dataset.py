@@ -151,7 +151,14 @@ class VSRTrainDataset(Dataset):
         if opt.get('uint8', False) and degraded:
             with located('uint8'):
                 raise InputError(f'{where}: degradation gives LQ patches that are not rounded; leave uint8 out.')
+        if any_scale and opt.get('dataroot_lq') is not None:
+            with located('dataroot_lq'):
+                raise InputError(f'{where}: scale_range makes the LQ frames of the GT; leave dataroot_lq out.')
         check_sources(where, {**opt, 'degradation': degraded or None})
+        for key in ('lq_size', 'same_scale'):
+            if opt.get(key) is not None and not any_scale:
+                with located(key):
+                    raise InputError(f'{where}: {key} is for scale_range, which is not there.')
 
     def _partition(self, where: str) -> list[tuple[ClipInfo, ClipInfo]]:
         pairs = paired_clips(self.lq, self.gt, self.opt.get('meta_info_file'))

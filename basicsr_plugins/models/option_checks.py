@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from basicsr.archs import build_network
-from basicsr.utils import logger as toolbox_logger
-from basicsr.utils.registry import METRIC_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 from torch import nn
 
-from basicsr_plugins.errors import InputError, check_keys, failed_at
-from basicsr_plugins.memory import is_out_of_memory
+from basicsr_plugins.errors import InputError, check_keys
 from basicsr_plugins.models.network_spec import NetworkSpec, require_scale, spec_of
+from basicsr_plugins.models.perceptual import VGG_FILE, local_vgg
 from basicsr_plugins.models.restoration import check_flip
-from basicsr_plugins.option_file import is_ours
 from basicsr_plugins.option_schema import located
+from basicsr_plugins.refusals import no_log, refusing
 from basicsr_plugins.scales import describe_scale
-
-BUILDING = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, NotImplementedError)
 
 
 def check_networks(opt: Mapping, *names: str) -> None:
@@ -38,19 +33,24 @@ def check_networks(opt: Mapping, *names: str) -> None:
     """
     nets = []
     for name in names:
-        with no_log(), torch.random.fork_rng(devices=()), located(name):
-            try:
-                nets.append(build_network(opt[name]))
-            except InputError:
-                raise
-            except BUILDING as error:
-                raise InputError(f'{name}: a network cannot be used ({failed_at(error)}).') from error
-        key = f'pretrain_{name}'
-        weights = opt['path'].get(key)
-        if weights is not None and not Path(weights).is_file():
-            with located('path', key):
-                raise InputError(f'path: {key}: there is no file {weights}.')
+        network = ARCH_REGISTRY.get(opt[name]['type'])
+        what = f'{name}: a network cannot be used'
+        with no_log(), torch.random.fork_rng(devices=()), located(name), refusing(network, what):
+            nets.append(build_network(opt[name]))
+            spec_of(nets[-1])
+    path = opt['path']
+    if not opt.get('auto_resume') and path.get('resume_state') is None:  # a state brings its own weights
+        for key in (f'pretrain_{name}' for name in names):
+            _check_file(path.get(key), 'path', key)
+    if not opt.get('auto_resume'):
+        _check_file(path.get('resume_state'), 'path', 'resume_state')
     check_network(opt, nets[0])
+
+
+def _check_file(file: str | None, *path: str) -> None:
+    if file is not None and not Path(file).is_file():
+        with located(*path):
+            raise InputError(f'{": ".join(path)}: there is no file {file}.')
 
 
 def check_network(opt: Mapping, net: nn.Module) -> None:
@@ -69,14 +69,20 @@ def check_network(opt: Mapping, net: nn.Module) -> None:
         with located('val', 'flip_seq'):
             check_flip(spec)
     for name, section in opt.get('datasets', {}).items():
-        with located('datasets', name, 'lq_interval'):
-            _check_interval(spec, name, section)
+        with located('datasets', name):
+            _check_frames(spec, name, section)
     if opt['is_train']:
         _check_training(opt, net, spec)
 
 
 def _check_training(opt: Mapping, net: nn.Module, spec: NetworkSpec) -> None:
     train = opt['train']
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        with located('network_g'):
+            raise InputError(f'network_g: {spec.name} has nothing that is trained.')
+    vgg = opt['path'].get('pretrain_network_vgg') or VGG_FILE
+    with located('train', 'perceptual_opt'), local_vgg(train.get('perceptual_opt'), vgg):
+        pass
     with located('train', 'auxiliary_weights'):
         weights = getattr(net, 'auxiliary_weights', {})
         check_keys('train: auxiliary_weights', train.get('auxiliary_weights') or {}, [], list(weights))
@@ -112,11 +118,22 @@ def _check_scale_range(spec: NetworkSpec, scale_range: list | None) -> None:
         )
 
 
-def _check_interval(spec: NetworkSpec, name: str, section: Mapping) -> None:
-    """Refuse samples without LQ of frames that the network does not make."""
-    interval = section.get('lq_interval', 1)
-    if interval not in (1, spec.time_scale):
-        raise InputError(f'datasets: {name}: lq_interval is {interval}, but {spec.name} makes no frames between.')
+def _check_frames(spec: NetworkSpec, name: str, section: Mapping) -> None:
+    """Refuse samples and clips of other frames than the network takes and makes."""
+    interval, is_training = section.get('lq_interval', 1), name == 'train' and 'num_frame' in section
+    needed = is_training or section.get('dataroot_gt') is not None
+    if interval != spec.time_scale and (needed or interval != 1):
+        with located('lq_interval'):
+            raise InputError(
+                f'datasets: {name}: lq_interval is {interval}, but {spec.name} enlarges the frame rate '
+                f'{spec.time_scale} times; set it to {spec.time_scale}.'
+            )
+    if is_training and spec.input_type == 'window' and section['num_frame'] != spec.num_frame:
+        with located('num_frame'):
+            raise InputError(
+                f'datasets: {name}: num_frame is {section["num_frame"]}, but {spec.name} takes windows of '
+                f'{spec.num_frame} frames.'
+            )
 
 
 def check_metric(name: str) -> None:
@@ -128,37 +145,3 @@ def check_metric(name: str) -> None:
     check = getattr(METRIC_REGISTRY.get(name), 'check', None)
     if check is not None:
         check()
-
-
-@contextmanager
-def refusing(thing: object, what: str) -> Iterator[None]:
-    """Tell in one sentence, with the line that failed, what a network or a metric cannot do with its options.
-
-    Errors of others than those of the toolbox and of this package are left as they are: who writes one reads them.
-
-    Args:
-        thing: A network's class, a metric.
-        what: Name and verb, as in `EFAR does not restore a clip`.
-
-    Raises:
-        InputError: In place of any other error, but that memory ran out.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, InputError) or is_out_of_memory(error) or not is_ours(thing):
-            raise
-        raise InputError(f'{what} ({failed_at(error)}).') from error
-
-
-@contextmanager
-def no_log() -> Iterator[None]:
-    """Without the toolbox's log: the first message of all would open it for good, and without its file."""
-    logger, opened = logging.getLogger('basicsr'), toolbox_logger.initialized_logger
-    toolbox_logger.initialized_logger = {**opened, logger.name: True}
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = False
-        toolbox_logger.initialized_logger = opened

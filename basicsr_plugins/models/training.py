@@ -27,11 +27,11 @@ from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.files import check_checksums
 from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_finite
 from basicsr_plugins.models.networks import save_checkpoint
-from basicsr_plugins.models.option_checks import refusing
 from basicsr_plugins.models.perceptual import VGG_FILE, as_images, local_vgg
 from basicsr_plugins.models.restoration import prepare_sample
 from basicsr_plugins.models.training_forward import TrainingForward
 from basicsr_plugins.option_file import OWN_OPTIMIZERS
+from basicsr_plugins.refusals import refusing
 from basicsr_plugins.scales import Span
 
 MAX_SKIPPED = 10
@@ -82,7 +82,9 @@ class TrainingModel(VideoRecurrentModel):
         keys = param_key if isinstance(param_key, list) else [param_key]
         label = 'latest' if current_iter == -1 else current_iter
         weights = {}
-        if current_iter == -1 and self.skipped.in_a_row > 1:
+        is_last_finite = all(bool(loss.isfinite().all()) for loss in self.losses.values())
+        may_be_skipped = 1 if is_last_finite else 0  # float16 lowers the scale of its losses by a step
+        if current_iter == -1 and self.skipped.in_a_row > may_be_skipped:
             raise self._diverged('training ends with steps that were skipped, whose loss or gradients are not finite')
         for key, one in zip(keys, nets):
             state = self.get_bare_model(one).state_dict()
@@ -109,6 +111,11 @@ class TrainingModel(VideoRecurrentModel):
 
     def resume_training(self, resume_state: dict) -> None:
         """As the toolbox's; the scale of float16 losses, and from `metrics.csv` the best metrics, are known again."""
+        for saved, optimizer in zip(resume_state['optimizers'], self.optimizers):
+            groups = optimizer.param_groups[0], saved['param_groups'][0]
+            own, its = ({'betas', 'momentum'}.intersection(group) for group in groups)
+            if own != its:
+                raise InputError(f'the training state is of another optimizer than {type(optimizer).__name__}.')
         super().resume_training(resume_state)
         for parameter, state in (item for optimizer in self.optimizers for item in optimizer.state.items()):
             for name, value in state.items():  # fused optimizers go through both as they lie
@@ -210,8 +217,8 @@ class TrainingModel(VideoRecurrentModel):
                     cls = type(self.get_bare_model(net))
                     stack.enter_context(refusing(cls, f'{batch} does not go through networks and losses'))
             self.losses = self._backward()
+            self._step()
         self.has_trained = True
-        self._step()
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
         if self.skipped.can_look:
@@ -291,6 +298,8 @@ class TrainingModel(VideoRecurrentModel):
         """
         self.output = output[0] if isinstance(output, tuple) else output
         gt = self._sharpen(gt)
+        if self.output.shape != gt.shape:
+            raise InputError(f'network_g makes {tuple(self.output.shape)} where GT is {tuple(gt.shape)}.')
         pixel_share = 1 if getattr(self.cri_pix, 'reduction', 'mean') == 'sum' else share
         losses = OrderedDict()
         if self.cri_pix:

@@ -21,21 +21,23 @@ import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from basicsr.utils.dist_util import get_dist_info
-from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from basicsr_plugins.errors import InputError, RunError, failed_at, one_line
+from basicsr_plugins.errors import InputError, RunError, one_line
+from basicsr_plugins.memory import is_out_of_memory
 from basicsr_plugins.models.entries import flow_brought_by
 from basicsr_plugins.models.network_spec import spec_of, untrained_note
-from basicsr_plugins.models.option_checks import BUILDING, check_network, check_networks, refusing
+from basicsr_plugins.models.option_checks import check_network, check_networks
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
 from basicsr_plugins.option_agreement import CSV_COLUMNS
 from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
 from basicsr_plugins.option_schema import Key, Schema
+from basicsr_plugins.refusals import failed_at, is_ours, refusing
 
 SECTIONS = {  # what builds it -> the section of the options
     'build_network': 'a network',
@@ -104,9 +106,9 @@ class VSRModel(TrainingModel):
         try:
             with flow_brought_by(opt['path'].get('pretrain_network_g')):
                 super().__init__(opt)
-        except InputError:
-            raise
-        except BUILDING as error:
+        except Exception as error:
+            if isinstance(error, InputError) or is_out_of_memory(error) or not is_ours(_network_class(opt)):
+                raise
             raise InputError(_explain(error)) from error
         for name in ('net_g_ema', 'net_g'):
             if hasattr(self, name):
@@ -124,7 +126,7 @@ class VSRModel(TrainingModel):
         Raises:
             OptionError: Naming the key.
         """
-        check_networks(opt, 'network_g', *cls.more_networks)
+        check_networks(opt, 'network_g', *(cls.more_networks if opt['is_train'] else ()))
 
     # ---------------------------------------------------------------- validation and test
 
@@ -175,6 +177,8 @@ class VSRModel(TrainingModel):
             gathered = [None] * world_size
             dist.all_gather_object(gathered, self.metric_results)
             self.metric_results = {clip: values for results in gathered for clip, values in results.items()}
+        if rank == 0 and not self.metric_results and (self.opt['val'].get('metrics') or {}):
+            get_root_logger().warning(f'{dataset.opt["name"]} has no GT: no metrics are computed.')
         if rank == 0 and self.metric_results:
             self.metric_results = dict(sorted(self.metric_results.items()))
             self._log_metrics(current_iter, dataset.opt['name'], tb_logger)
@@ -261,7 +265,7 @@ class VSRModel(TrainingModel):
 
         path = Path(self.opt['path']['log']) / 'metrics.csv'
         header = [*CSV_COLUMNS, *names]
-        if path.exists() and path.read_text(encoding='utf-8').split('\n')[0].strip() != ','.join(header):
+        if path.exists() and _first_row(path) != header:
             path.replace(path.with_name(f'metrics_before_{current_iter}.csv'))  # resumed with other metrics
         is_new = not path.exists()
         with open(path, 'a', newline='', encoding='utf-8') as file:
@@ -271,6 +275,15 @@ class VSRModel(TrainingModel):
             writer.writerows(
                 [dataset_name, current_iter, clip, *(f'{value:.6f}' for value in row)] for clip, row in rows.items()
             )
+
+
+def _first_row(path: Path) -> list[str] | None:
+    with open(path, newline='', encoding='utf-8') as file:
+        return next(csv.reader(file), None)
+
+
+def _network_class(opt: Mapping) -> type:
+    return ARCH_REGISTRY.get(opt['network_g']['type'])
 
 
 def _explain(error: Exception) -> str:

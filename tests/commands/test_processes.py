@@ -58,7 +58,10 @@ def test_two_processes_equal_one(run, run_forked, checkout):
             {'datasets:train:num_frmae': 5},
             r"error: options/train_EFAR_REDS_5frames\.yml:\d+: datasets: train: there is no key 'num_frmae'; did",
         ),
-        ({'datasets:train:num_frame': 99}, 'error: datasets: REDS: num_frame is 99 at interval 1, but no clip of '),
+        (
+            {'datasets:train:num_frame': 99},
+            r'error: options/\S+\.yml:\d+: datasets: REDS: num_frame is 99 at interval 1, but no clip of ',
+        ),
         ({'network_g:spynet_path': 'no.pth'}, r'error: options/\S+\.yml:\d+: spynet_path: there is no file no.pth; '),
     ],
 )

@@ -6,6 +6,7 @@ from fractions import Fraction
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -166,8 +167,11 @@ def test_order_of_keys_and_anchors():
 
 def make_folders(path, monkeypatch):
     """Those that the valid options name, in the folder that is then the current one."""
-    for name in ('GT', 'LQ'):
-        (path / name).mkdir()
+    for name, side in (('GT', 256), ('LQ', 64)):
+        for i in range(5):
+            frame = path / name / 'a' / f'{i}.png'
+            frame.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(frame), np.zeros((side, side, 3), np.uint8))
     monkeypatch.chdir(path)
 
 
@@ -319,7 +323,7 @@ def test_wrong_options(monkeypatch, tmp_path, old, new, message):
         ({'dataroot_lq: LQ': 'dataroot_lq: LQ, degradation: bicubic'}, '7: datasets: clips: degradation makes the LQ'),
         ({'dataroot_lq: LQ': 'scale_range: [4, 2]'}, '7: datasets: clips: scale_range '),
         ({'dataroot_lq: LQ': 'scale_range: [2, 4]'}, '7: datasets: train: scale_range is for networks of any scale'),
-        ({'num_frame: 3': 'num_frame: 3, lq_interval: 2'}, '7: datasets: train: lq_interval is 2, but EFAR makes no'),
+        ({'num_frame: 3': 'num_frame: 3, lq_interval: 2'}, '7: datasets: train: lq_interval is 2, but EFAR enlarges'),
         (
             {'num_frame: 3': 'num_frame: 4, lq_interval: 2'},
             '7: datasets: clips: a sample that has LQ of every 2. frame',
@@ -329,7 +333,7 @@ def test_wrong_options(monkeypatch, tmp_path, old, new, message):
             '7: datasets: train: scale is set by the run, to 4; leave it out.',
         ),
         ({'num_frame: 3': 'num_frame: 3, phase: val'}, '7: datasets: train: phase is set by the run, to train;'),
-        ({'scale: 4': 'scale: 2'}, '4: scale is 2, but EFAR upscales by 4'),
+        ({'type: EFAR, num_feat: 8': 'type: EFAR, num_feat: 8, scale: 2'}, '4: scale is 4, but EFAR upscales by 2'),
         ({'scale: 4': 'scale: 2.5'}, '7: datasets: clips: scale is 2.5, at which patches of LQ and GT cannot be cut'),
         ({'num_feat: 8': 'deform_groups: 3'}, '9: EFAR: '),
         ({'num_feat: 8': 'spynet_path: no.pth'}, '9: spynet_path: there is no file no.pth'),
@@ -338,12 +342,29 @@ def test_wrong_options(monkeypatch, tmp_path, old, new, message):
         ({'  total_iter: 8': '  amp: float16\n  total_iter: 8'}, '14: train: amp: float16 is for GPUs; on a CPU say'),
         ({'  total_iter: 8': '  auxiliary_weights: {x: 1}\n  total_iter: 8'}, '14: train: auxiliary_weights: there'),
         (
-            {'EFAR, num_feat: 8': 'MSFFN, num_feat: 8', 'optim_g': 'checkpointing: true\n  optim_g'},
-            '12: train: checkpointing: MSFFN does not run step by step',
+            {'EFAR, num_feat: 8': 'EDSR, num_in_ch: 3, num_out_ch: 3', 'optim_g': 'checkpointing: true\n  optim_g'},
+            '12: train: checkpointing: EDSR does not run step by step',
         ),
         (
             {'EFAR, num_feat: 8': 'EDSR, num_in_ch: 3, num_out_ch: 3', 'val_freq: 4': 'val_freq: 4\n  flip_seq: true'},
             '18: flip_seq is for recurrent networks, but EDSR',
+        ),
+        ({'EFAR, num_feat: 8': 'MSFFN'}, '7: datasets: train: num_frame is 3, but MSFFN takes windows of 7 frames.'),
+        ({'EFAR, num_feat: 8': 'Bicubic'}, '9: network_g: Bicubic has nothing that is trained.'),
+        ({'EFAR, num_feat: 8': 'SwinIR, upscale: 4'}, '9: network_g: a network cannot be used (RuntimeError in swinir'),
+        ({'gt_size: 64': 'gt_size: 512'}, '7: gt_size is 512, but the frames of clip a are 256x256'),
+        ({'num_frame: 3': 'num_frame: 9'}, '7: datasets: clips: num_frame is 9 at interval 1, but no clip of LQ has 9'),
+        ({'num_frame: 3': 'num_frame: 3, lq_size: 16'}, '7: datasets: clips: lq_size is for scale_range, which is not'),
+        ({'num_frame: 3': 'num_frame: 3, resume: x'}, '7: datasets: train: resume is set by the run; leave it out.'),
+        ({'num_frame: 3': 'num_frame: 3, 5: x'}, '7: a key must be a text.'),
+        (
+            {'VSRModel': 'VideoRecurrentModel', 'num_frame: 3': 'num_frame: 3, uint8: true'},
+            '7: datasets: train: uint8 is for VSRModel and VSRGANModel',
+        ),
+        ({'path: {}': 'path: {resume_state: no.state}'}, '10: path: resume_state: there is no file no.state.'),
+        (
+            {'  pixel_opt': '  perceptual_opt: {type: PerceptualLoss, layer_weights: {conv5_4: 1}}\n  pixel_opt'},
+            '15: train: perceptual_opt needs the weights of vgg19',
         ),
         ({'psnr: {': 'iter: {'}, '19: val: metrics: iter is a column of metrics.csv already; name the metric'),
     ],
@@ -360,6 +381,29 @@ def test_options_that_do_not_agree(monkeypatch, tmp_path, changes, message):
         parse(monkeypatch, 'options.yml')
     assert str(caught.value).startswith(f'options.yml:{message}')
     assert not Path('experiments').exists()
+
+
+def test_what_is_not_refused_with_the_rest(monkeypatch, tmp_path):
+    """A test does without a discriminator, a resumed training without the weights that it started from."""
+    make_folders(tmp_path, monkeypatch)
+    opt = yaml.safe_load(VALID)
+    opt.update(model_type='VSRGANModel', datasets={'test': {**opt['datasets']['train'], 'type': 'VSRTestDataset'}})
+    for key in ('num_frame', 'gt_size', 'use_hflip', 'use_rot', 'batch_size_per_gpu', 'num_worker_per_gpu'):
+        del opt['datasets']['test'][key]
+    monkeypatch.setattr(sys, 'argv', ['test.py', '-opt', 'options.yml'])
+    del opt['val']['val_freq']
+    Path('options.yml').write_text(yaml.safe_dump({key: value for key, value in opt.items() if key != 'train'}))
+    options.parse_options(str(tmp_path), is_train=False)
+    Path('options.yml').write_text(VALID.replace('path: {}', 'path: {pretrain_network_g: gone.pth}'))
+    parse(monkeypatch, 'options.yml', '--auto_resume')
+
+
+def test_two_sets_of_one_name(monkeypatch, tmp_path):
+    text = VALID.replace('network_g', '  val: {name: a, type: x}\n  val_2: {name: a, type: x}\nnetwork_g')
+    dataset = 'VSRTestDataset, dataroot_lq: LQ, io_backend: {type: disk}'
+    (tmp_path / 'options.yml').write_text(text.replace('type: x', f'type: {dataset}'))
+    with pytest.raises(InputError, match=r'options.yml:10: datasets: val_2: the name a is that of val too'):
+        parse(monkeypatch, tmp_path / 'options.yml')
 
 
 def test_random_numbers_and_the_log_are_as_if_nothing_was_checked(monkeypatch, tmp_path):
@@ -391,13 +435,14 @@ def test_line_of_a_merged_key(monkeypatch, tmp_path):
         ('train:total_it=4', "--force_yml train:total_it=4: train: there is no key 'total_it'"),
         ('trian:total_iter=4', '--force_yml trian:total_iter=4 must read SECTION:KEY=VALUE'),
         ('train:total_iter', 'must read SECTION:KEY=VALUE'),
+        (['train:total_iter=4', '--force_yml', 'train:warmup_iter=2'], '--force_yml stands twice'),
         ('scale=[', "--force_yml: '\\[' is not a value in YAML"),
     ],
 )
 def test_force_yml_is_checked(monkeypatch, tmp_path, entry, message):
     (tmp_path / 'options.yml').write_text(VALID)
     with pytest.raises(InputError, match=message):
-        parse(monkeypatch, tmp_path / 'options.yml', '--force_yml', entry)
+        parse(monkeypatch, tmp_path / 'options.yml', '--force_yml', *([entry] if isinstance(entry, str) else entry))
 
 
 def test_force_yml_reads_as_the_file_does(monkeypatch, tmp_path):
@@ -415,6 +460,10 @@ def test_option_files_of_the_toolbox_pass(monkeypatch, tmp_path, model):
     """With keys of its own that only its model classes read; what surely fails is refused there too."""
     path = tmp_path / 'options.yml'
     text = TOOLBOX.format(model=model)
+    meta_info = tmp_path / 'basicsr' / 'data' / 'meta_info' / 'meta_info_REDS_GT.txt'
+    meta_info.parent.mkdir(parents=True)
+    meta_info.write_text('000 100 (720,1280,3)\n')
+    monkeypatch.chdir(tmp_path)
     path.write_text(text)
     assert parse(monkeypatch, path)[0]['train']['total_iter'] == 3e5
     for old, new in (('num_block: 30', 'num_blok: 30'), ('L1Loss', 'L1'), ('print_freq: 100', 'print_freq: 0')):
@@ -442,6 +491,7 @@ def test_classes_of_a_user_pass(monkeypatch, tmp_path):
     class UsersNet(torch.nn.Module):
         def __init__(self, **kwargs):
             super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 3)
 
     class UsersData(torch.utils.data.Dataset):
         pass

@@ -260,13 +260,21 @@ def test_a_rate_that_is_too_high_ends_training(options):  # noqa: F811
 
 
 def test_a_training_that_ends_amid_skipped_steps_fails(options):  # noqa: F811
-    """Before so many came in a row that it is stopped; a single one, as float16 has now and then, is none."""
+    """Before so many came in a row that it is stopped; a single one of a finite loss, as float16 has, is none."""
+    model = build(options)
+    iterate(model, 1)
+    nan_gradient = model.net_g.upsampler.conv_last.weight.register_hook(lambda gradient: gradient * math.nan)
+    iterate(model, 2)
+    assert model.skipped.in_a_row == 1
+    model.save(epoch=0, current_iter=-1)
+    iterate(model, 3)
+    with pytest.raises(RunError, match=r'at iteration 3 training ends with steps that were skipped'):
+        model.save(epoch=0, current_iter=-1)
+    nan_gradient.remove()
     options['train']['optim_g']['lr'] = 1e30
     model = build(options)
     iterate(model, 1, 2)
-    model.save(epoch=0, current_iter=-1)
-    iterate(model, 3)
-    with pytest.raises(RunError, match=r'at iteration 3 training ends with steps that were skipped, .* no '):
+    with pytest.raises(RunError, match=r'at iteration 2 training ends with steps that were skipped, .* no '):
         model.save(epoch=0, current_iter=-1)
 
 

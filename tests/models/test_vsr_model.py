@@ -150,11 +150,14 @@ def test_resumed_training_equals_uninterrupted_training(options):
 
 def test_validation_logs_every_clip_and_their_average(options, tmp_path):
     model = build_model(options)
+    options['val']['metrics']['a, b'] = dict(options['val']['metrics']['psnr'])
     written = {}
     writer = type('Writer', (), {'add_scalar': lambda _, tag, value, step: written.update({(tag, step): value})})()
     loader = torch.utils.data.DataLoader(Clips())
     model.validation(loader, 7, writer)
     assert model.net_g.training
+    model.validation(loader, 7, None)
+    assert [path.name for path in tmp_path.glob('*.csv')] == ['metrics.csv']  # whose header has a quoted name
 
     net, dataset = model.net_g.eval(), Clips()
     with torch.no_grad():
@@ -166,7 +169,7 @@ def test_validation_logs_every_clip_and_their_average(options, tmp_path):
     expected['average'] = (expected['a'] + expected['b']) / 2
 
     rows = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
-    assert [(row['dataset'], row['iter'], row['clip']) for row in rows] == [('Clips', '7', c) for c in expected]
+    assert [(row['dataset'], row['iter'], row['clip']) for row in rows] == [('Clips', '7', c) for c in expected] * 2
     for row in rows:
         assert float(row['psnr']) == pytest.approx(expected[row['clip']], abs=1e-4)
     assert written['metrics/Clips/psnr', 7] == pytest.approx(expected['average'], abs=1e-4)
@@ -425,6 +428,27 @@ def three_states(options):
     return options
 
 
+@pytest.mark.parametrize('value', ['a', -1, None])
+def test_a_state_without_a_position_is_refused(three_states, value):
+    path = Path(three_states['path']['training_states']) / '3.state'
+    torch.save({'epoch': value, 'iter': 3, 'optimizers': [], 'schedulers': []}, path)
+    assert load_resume_state(three_states)['iter'] == 2
+
+
+def test_a_state_of_another_optimizer_is_refused(three_states):
+    three_states['train']['optim_g'] = {'type': 'SGD', 'lr': 1e-3}
+    state = load_resume_state(three_states)
+    with pytest.raises(InputError, match='the training state is of another optimizer than SGD'):
+        build_model(three_states).resume_training(state)
+
+
+def test_an_output_of_another_shape_is_refused(options):
+    """Where the loss would compare one channel with three."""
+    options['network_g'] = {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 1, 'num_feat': 4, 'num_block': 1}
+    with pytest.raises(InputError, match=r'network_g makes \(2, 1, 256, 256\) where GT is \(2, 3, 256, 256\)'):
+        train(build_model(options), 1, 1)
+
+
 def cut(path):
     with open(path, 'r+b') as file:
         file.truncate(os.path.getsize(path) // 2)
@@ -465,7 +489,7 @@ def test_auto_resume_skips_what_is_damaged(file, three_states, capsys):
         ),
         ('optim_g', {'foreach': True, 'fused': True}, r'the optimizer cannot be used \(`fused` and `foreach`'),
         ('perceptual_opt', {'type': 'L1Loss', 'loss_weight': 1.0}, "no perceptual loss 'L1Loss'"),
-        ('train', {'lq_interval': 2}, 'lq_interval is 2, but EFAR makes no frames between'),
+        ('train', {'lq_interval': 2}, 'lq_interval is 2, but EFAR enlarges the frame rate 1 times; set it to 1'),
     ],
 )
 def test_options_that_are_no_model(section, changes, message, options):

@@ -1,0 +1,61 @@
+"""What a class or function of the toolbox or of this package cannot do with its options, told in one sentence."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from basicsr.utils import logger as toolbox_logger
+
+from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.memory import is_out_of_memory
+
+OURS = ('basicsr', 'basicsr_plugins')  # packages whose classes are known to take nothing but what they declare
+
+
+def is_ours(thing: object) -> bool:
+    """Whether a class or function is the toolbox's or this package's."""
+    return thing.__module__.split('.')[0] in OURS
+
+
+def failed_at(error: BaseException) -> str:
+    """Kind and message of an error, and the line that failed."""
+    call = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{type(error).__name__} in {Path(call.filename).name}, line {call.lineno}: {one_line(error)}'
+
+
+@contextmanager
+def refusing(thing: object, what: str) -> Iterator[None]:
+    """Tell in one sentence, with the line that failed, what a network or a metric cannot do with its options.
+
+    Errors of others than those of the toolbox and of this package are left as they are: who writes one reads them.
+
+    Args:
+        thing: A network's class, a metric.
+        what: Name and verb, as in `EFAR does not restore a clip`.
+
+    Raises:
+        InputError: In place of any other error, but that memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InputError) or is_out_of_memory(error) or not is_ours(thing):
+            raise
+        raise InputError(f'{what} ({failed_at(error)}).') from error
+
+
+@contextmanager
+def no_log() -> Iterator[None]:
+    """Without the toolbox's log: the first message of all would open it for good, and without its file."""
+    logger, opened = logging.getLogger('basicsr'), toolbox_logger.initialized_logger
+    toolbox_logger.initialized_logger = {**opened, logger.name: True}
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
+        toolbox_logger.initialized_logger = opened
