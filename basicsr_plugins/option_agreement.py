@@ -28,6 +28,13 @@ def check_uint8(section: Mapping, name: str, model: type) -> None:
         raise OptionError(message, ('datasets', name, 'uint8'))
 
 
+def check_clips(section: Mapping, name: str, cls: type) -> None:
+    """Validation and tests read whole clips."""
+    if name != 'train' and hasattr(cls, 'option_keys') and not hasattr(cls, 'clip'):
+        message = f'datasets: {name}: {section["type"]} gives samples for training; take VSRTestDataset.'
+        raise OptionError(message, ('datasets', name, 'type'))
+
+
 def check_names(datasets: Mapping[str, Mapping]) -> None:
     """Images and metrics of each are kept under its own name."""
     names = {}

@@ -17,6 +17,7 @@ from typing import Any
 import basicsr.losses
 import basicsr.metrics  # noqa: F401  # fills its registry
 import torch
+from basicsr.archs import build_network
 from basicsr.models import lr_scheduler
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
@@ -31,6 +32,7 @@ from basicsr.utils.registry import (
 
 from basicsr_plugins.option_agreement import (
     check_added,
+    check_clips,
     check_loader,
     check_logger,
     check_losses,
@@ -339,6 +341,7 @@ def check_option_file(opt: Mapping, is_train: bool) -> None:
     check_names(opt['datasets'])
     for name, section in opt['datasets'].items():
         check_loader(section, name)
+        check_clips(section, name, registered(DATASET_REGISTRY)[section['type']])
         check_added(section, name, opt.get('scale'))
         check_uint8(section, name, model)
     if hasattr(model, 'option_keys'):
@@ -355,7 +358,8 @@ def check_option_file(opt: Mapping, is_train: bool) -> None:
 def check_parts(opt: Mapping) -> None:
     """Refuse options that datasets and networks cannot be built with, before there is a folder of the run.
 
-    A model class says so by `check_options`; datasets are opened once, without keeping frames in memory.
+    Datasets are opened once, without keeping frames in memory; networks are built once, on the CPU, and random numbers
+    go on as if they had not been. A model class says by `check_options` what it cannot do with its network.
 
     Args:
         opt: All options, as the toolbox completes them.
@@ -373,5 +377,15 @@ def check_parts(opt: Mapping) -> None:
                 refusing(cls, f'datasets: {name}: {section["type"]} cannot be read'),
             ):
                 cls({**deepcopy(section), 'cache_data': False} if 'cache_data' in section else deepcopy(section))
+    nets = {}
+    for name in _network_names(opt) if is_ours(model) else ():
+        network = registered(ARCH_REGISTRY)[opt[name]['type']]
+        what = f'{name}: a network cannot be used'
+        with no_log(), torch.random.fork_rng(devices=()), located(name), refusing(network, what):
+            nets[name] = build_network(opt[name])
     if hasattr(model, 'check_options'):
-        model.check_options(opt)
+        model.check_options(opt, nets['network_g'])
+
+
+def _network_names(opt: Mapping) -> list[str]:
+    return [name for name in opt if name == 'network_g' or (opt['is_train'] and name.startswith('network_'))]

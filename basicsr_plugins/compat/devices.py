@@ -16,17 +16,22 @@ from basicsr.utils import dist_util
 from torch.nn.parallel import DistributedDataParallel
 
 from basicsr_plugins.compat.rebind import wrap
+from basicsr_plugins.errors import InputError
 
 
 def init_dist() -> None:
     """Let `--launcher pytorch` and `slurm` work on the CPU, over gloo.
 
     BasicSR divides by the number of GPUs: ZeroDivisionError without one, in every version. With GPUs it has NCCL
-    alone, with which `num_gpu: 0` fails; there each device gets its own backend.
+    alone, with which `num_gpu: 0` fails; there each device gets its own backend. Without what starts the processes it
+    ends in an error of a variable that is missing.
     """
 
     def make(original):
         def init(launcher, backend='nccl', **kwargs):
+            started_by = {'pytorch': ('RANK', 'torchrun'), 'slurm': ('SLURM_PROCID', 'srun')}.get(launcher)
+            if started_by is not None and started_by[0] not in os.environ:
+                raise InputError(f'--launcher {launcher} is for processes that {started_by[1]} starts; leave it out.')
             if torch.cuda.is_available() or launcher not in ('pytorch', 'slurm'):
                 return original(launcher, 'cpu:gloo,cuda:nccl' if backend == 'nccl' else backend, **kwargs)
             port = kwargs.pop('port', None)

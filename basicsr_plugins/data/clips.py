@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Union
 
 import numpy as np
-from basicsr.utils import FileClient, imfrombytes
+from basicsr.utils import FileClient, get_root_logger, imfrombytes
 
 from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame, stored_layout
 from basicsr_plugins.data.lmdb_reading import get_value
@@ -26,6 +26,7 @@ VAL_PARTITIONS = {
     'REDS4': ['000', '011', '015', '020'],
     'official': [f'{clip:03d}' for clip in range(240, 270)],
 }
+PNG, COLOUR_TYPE, WITH_ALPHA = b'\x89PNG', 25, (4, 6)  # how a file begins; a byte of it, and its values
 IO_BACKEND = Key(  # the option `io_backend`; the toolbox adds the last two
     'dict',
     required=True,
@@ -50,6 +51,7 @@ class ClipReader:
 
     def __init__(self, root: str | os.PathLike, io_backend: Mapping, key: str):
         self.root = Path(root)
+        self._has_noted_alpha = False
         self.is_lmdb = io_backend['type'] == 'lmdb'
         if not self.root.is_dir():
             raise InputError(f'{key}: there is no folder {self.root}.')
@@ -100,6 +102,9 @@ class ClipReader:
         image = imfrombytes(content) if len(content) else None
         if image is None:
             raise InputError(f'{name} is damaged: it does not decode as an image.')
+        if not self._has_noted_alpha and bytes(content[:4]) == PNG and content[COLOUR_TYPE] in WITH_ALPHA:
+            self._has_noted_alpha = True
+            get_root_logger().warning(f'{name} has an alpha channel; it is dropped, here and in all others.')
         return DecodedFrame(image)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from basicsr.archs import build_network
-from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
+from basicsr.utils.registry import METRIC_REGISTRY
 from torch import nn
 
 from basicsr_plugins.errors import InputError, check_keys
@@ -15,36 +14,26 @@ from basicsr_plugins.models.network_spec import NetworkSpec, require_scale, spec
 from basicsr_plugins.models.perceptual import VGG_FILE, local_vgg
 from basicsr_plugins.models.restoration import check_flip
 from basicsr_plugins.option_schema import located
-from basicsr_plugins.refusals import no_log, refusing
 from basicsr_plugins.scales import describe_scale
 
 
-def check_networks(opt: Mapping, *names: str) -> None:
-    """Build the networks of a run once, on the CPU, and refuse what the options ask of them and they cannot do.
-
-    Random numbers go on as if nothing had been built.
+def check_files(path: Mapping, *networks: str, auto_resume: bool) -> None:
+    """Refuse weights and a state to start from that are not there; a state brings its own weights.
 
     Args:
-        opt: All options, as the toolbox completes them.
-        names: Their sections; the first is what is trained to restore.
+        path: The section.
+        networks: Their sections.
+        auto_resume: Whether the newest state is looked for.
 
     Raises:
         OptionError: Naming the key.
     """
-    nets = []
-    for name in names:
-        network = ARCH_REGISTRY.get(opt[name]['type'])
-        what = f'{name}: a network cannot be used'
-        with no_log(), torch.random.fork_rng(devices=()), located(name), refusing(network, what):
-            nets.append(build_network(opt[name]))
-            spec_of(nets[-1])
-    path = opt['path']
-    if not opt.get('auto_resume') and path.get('resume_state') is None:  # a state brings its own weights
-        for key in (f'pretrain_{name}' for name in names):
-            _check_file(path.get(key), 'path', key)
-    if not opt.get('auto_resume'):
-        _check_file(path.get('resume_state'), 'path', 'resume_state')
-    check_network(opt, nets[0])
+    if auto_resume:
+        return
+    _check_file(path.get('resume_state'), 'path', 'resume_state')
+    if path.get('resume_state') is None:
+        for name in networks:
+            _check_file(path.get(f'pretrain_{name}'), 'path', f'pretrain_{name}')
 
 
 def _check_file(file: str | None, *path: str) -> None:

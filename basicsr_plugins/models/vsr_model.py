@@ -31,7 +31,7 @@ from basicsr_plugins.errors import InputError, RunError, one_line
 from basicsr_plugins.memory import is_out_of_memory
 from basicsr_plugins.models.entries import flow_brought_by
 from basicsr_plugins.models.network_spec import spec_of, untrained_note
-from basicsr_plugins.models.option_checks import check_network, check_networks
+from basicsr_plugins.models.option_checks import check_files, check_network
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
 from basicsr_plugins.option_agreement import CSV_COLUMNS
@@ -120,13 +120,14 @@ class VSRModel(TrainingModel):
             get_root_logger().warning('path: pretrain_network_g is not set: this tests a network with random weights.')
 
     @classmethod
-    def check_options(cls, opt: Mapping) -> None:
-        """Refuse options that the networks which they name cannot do (`option_file.check_parts`).
+    def check_options(cls, opt: Mapping, net: torch.nn.Module) -> None:
+        """Refuse what the options ask of the network that they name and it cannot do (`option_file.check_parts`).
 
         Raises:
             OptionError: Naming the key.
         """
-        check_networks(opt, 'network_g', *(cls.more_networks if opt['is_train'] else ()))
+        check_files(opt['path'], 'network_g', *cls.more_networks, auto_resume=opt['auto_resume'])
+        check_network(opt, net)
 
     # ---------------------------------------------------------------- validation and test
 

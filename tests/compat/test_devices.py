@@ -13,6 +13,8 @@ from basicsr.utils import dist_util
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from basicsr_plugins.errors import InputError
+
 needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason='shows what breaks without CUDA; this has CUDA')
 
 
@@ -42,6 +44,14 @@ def test_init_dist_and_ddp(one_process_group):
     with pytest.raises((RuntimeError, AssertionError)):
         BaseModel.model_to_device.__wrapped__(model, nn.Conv2d(3, 3, 1))
     assert isinstance(model.model_to_device(nn.Conv2d(3, 3, 1)), DistributedDataParallel)
+
+
+@pytest.mark.parametrize(('launcher', 'starter'), [('pytorch', 'torchrun'), ('slurm', 'srun')])
+def test_a_launcher_without_what_starts_processes(monkeypatch, launcher, starter):
+    for name in ('RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=f'--launcher {launcher} is for processes that {starter} starts; leave it out'):
+        dist_util.init_dist(launcher)
 
 
 @needs_no_cuda

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import logger, options
 from basicsr.utils.logger import initialized_logger
@@ -358,6 +359,14 @@ def test_wrong_options(monkeypatch, tmp_path, old, new, message):
         ({'num_frame: 3': 'num_frame: 3, resume: x'}, '7: datasets: train: resume is set by the run; leave it out.'),
         ({'num_frame: 3': 'num_frame: 3, 5: x'}, '7: a key must be a text.'),
         (
+            {'VSRModel': 'SRModel', 'EFAR, num_feat: 8': 'DUF, num_layer: 17'},
+            '9: network_g: a network cannot be used (Va',
+        ),
+        (
+            {'datasets:': 'datasets:\n  val: {name: v, type: SyntheticMotionDataset, num_frame: 3, gt_size: 64}'},
+            '7: datasets: val: SyntheticMotionDataset gives samples for training; take VSRTestDataset.',
+        ),
+        (
             {'VSRModel': 'VideoRecurrentModel', 'num_frame: 3': 'num_frame: 3, uint8: true'},
             '7: datasets: train: uint8 is for VSRModel and VSRGANModel',
         ),
@@ -396,6 +405,18 @@ def test_what_is_not_refused_with_the_rest(monkeypatch, tmp_path):
     options.parse_options(str(tmp_path), is_train=False)
     Path('options.yml').write_text(VALID.replace('path: {}', 'path: {pretrain_network_g: gone.pth}'))
     parse(monkeypatch, 'options.yml', '--auto_resume')
+
+
+def test_models_of_the_toolbox_that_cannot_be_built(monkeypatch, tmp_path):
+    """One sentence with the line that failed; the toolbox's own ends in an error of Python's."""
+    make_folders(tmp_path, monkeypatch)
+    network = 'MSRResNet, num_in_ch: 3, num_out_ch: 3, num_feat: 4'
+    Path('options.yml').write_text(VALID.replace('VSRModel', 'ESRGANModel').replace('EFAR, num_feat: 8', network))
+    opt = parse(monkeypatch, 'options.yml')[0]
+    with pytest.raises(InputError, match=r"ESRGANModel cannot be built \(KeyError in .*\.py, line \d+: 'network_d'\)"):
+        build_model(opt)
+    with pytest.raises(KeyError):
+        build_model.__wrapped__(opt)
 
 
 def test_two_sets_of_one_name(monkeypatch, tmp_path):
@@ -459,7 +480,7 @@ def test_force_yml_reads_as_the_file_does(monkeypatch, tmp_path):
 def test_option_files_of_the_toolbox_pass(monkeypatch, tmp_path, model):
     """With keys of its own that only its model classes read; what surely fails is refused there too."""
     path = tmp_path / 'options.yml'
-    text = TOOLBOX.format(model=model)
+    text = TOOLBOX.format(model=model).replace('experiments/spynet.pth', '~')
     meta_info = tmp_path / 'basicsr' / 'data' / 'meta_info' / 'meta_info_REDS_GT.txt'
     meta_info.parent.mkdir(parents=True)
     meta_info.write_text('000 100 (720,1280,3)\n')

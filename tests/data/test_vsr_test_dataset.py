@@ -1,10 +1,12 @@
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from basicsr_plugins.data import clips
 from basicsr_plugins.data.vsr_test_dataset import VSRTestDataset
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import is_cut_short
@@ -49,6 +51,21 @@ def test_without_gt(test_options):
 def test_val_partition_keeps_its_clips(test_options, partition, kept):
     dataset = VSRTestDataset({**test_options, 'val_partition': partition})
     assert [dataset[i]['folder'] for i in range(len(dataset))] == kept
+
+
+@pytest.mark.parametrize(('channels', 'notes'), [(3, 0), (4, 1)])
+def test_an_alpha_channel_is_noted(tmp_path, test_options, monkeypatch, channels, notes):
+    """Once, as it is dropped."""
+    (tmp_path / 'LQ' / 'scene').mkdir(parents=True)
+    for frame in (1, 2):
+        cv2.imwrite(str(tmp_path / 'LQ' / 'scene' / f'{frame}.png'), np.full((8, 8, channels), 100, np.uint8))
+    del test_options['dataroot_gt']
+    said = []
+    monkeypatch.setattr(clips, 'get_root_logger', lambda: SimpleNamespace(warning=said.append))
+    options = {**test_options, 'dataroot_lq': str(tmp_path / 'LQ'), 'io_backend': {'type': 'disk'}}
+    assert VSRTestDataset(options)[0]['lq'].shape == (2, 3, 8, 8)
+    first = tmp_path / 'LQ' / 'scene' / '1.png'
+    assert said == [f'{first} has an alpha channel; it is dropped, here and in all others.'] * notes
 
 
 def test_frames_of_any_name(tmp_path, test_options):
