@@ -370,12 +370,9 @@ def check_parts(opt: Mapping) -> None:
     model = registered(MODEL_REGISTRY)[opt['model_type']]
     for name, section in opt['datasets'].items():
         cls = registered(DATASET_REGISTRY)[section['type']]
+        what = f'datasets: {name}: {section["type"]} cannot be used'
         if is_ours(cls):
-            with (
-                no_log(),
-                located('datasets', name),
-                refusing(cls, f'datasets: {name}: {section["type"]} cannot be read'),
-            ):
+            with no_log(), located('datasets', name), refusing(cls, what):
                 cls({**deepcopy(section), 'cache_data': False} if 'cache_data' in section else deepcopy(section))
     nets = {}
     for name in _network_names(opt) if is_ours(model) else ():

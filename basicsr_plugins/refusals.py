@@ -29,12 +29,12 @@ def failed_at(error: BaseException) -> str:
 
 @contextmanager
 def refusing(thing: object, what: str) -> Iterator[None]:
-    """Tell in one sentence, with the line that failed, what a network or a metric cannot do with its options.
+    """Tell in one sentence, with the line that failed, what a class or function cannot do with its options.
 
     Errors of others than those of the toolbox and of this package are left as they are: who writes one reads them.
 
     Args:
-        thing: A network's class, a metric.
+        thing: The class of a network, a dataset or a model; a metric.
         what: Name and verb, as in `EFAR does not restore a clip`.
 
     Raises:

@@ -14,6 +14,7 @@ from basicsr_plugins.models.network_spec import NetworkSpec, require_scale, spec
 from basicsr_plugins.models.perceptual import VGG_FILE, local_vgg
 from basicsr_plugins.models.restoration import check_flip
 from basicsr_plugins.option_schema import located
+from basicsr_plugins.refusals import refusing
 from basicsr_plugins.scales import describe_scale
 
 
@@ -48,7 +49,8 @@ def check_network(opt: Mapping, net: nn.Module) -> None:
     Raises:
         OptionError: Naming the key.
     """
-    spec = spec_of(net)
+    with located('network_g'), refusing(type(net), 'network_g: a network cannot be used'):
+        spec = spec_of(net)
     with located('scale'):
         require_scale(net, opt['scale'])
     for name, metric_opt in ((opt.get('val') or {}).get('metrics') or {}).items():  # not at the first validation

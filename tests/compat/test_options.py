@@ -353,6 +353,10 @@ def test_wrong_options(monkeypatch, tmp_path, old, new, message):
         ({'EFAR, num_feat: 8': 'MSFFN'}, '7: datasets: train: num_frame is 3, but MSFFN takes windows of 7 frames.'),
         ({'EFAR, num_feat: 8': 'Bicubic'}, '9: network_g: Bicubic has nothing that is trained.'),
         ({'EFAR, num_feat: 8': 'SwinIR, upscale: 4'}, '9: network_g: a network cannot be used (RuntimeError in swinir'),
+        (
+            {'EFAR, num_feat: 8': 'SwinIR, upscale: 4, img_size: 8, window_size: 8, upsampler: [2]'},
+            '9: network_g: a network cannot be used (TypeError in network_spec.py',
+        ),
         ({'gt_size: 64': 'gt_size: 512'}, '7: gt_size is 512, but the frames of clip a are 256x256'),
         ({'num_frame: 3': 'num_frame: 9'}, '7: datasets: clips: num_frame is 9 at interval 1, but no clip of LQ has 9'),
         ({'num_frame: 3': 'num_frame: 3, lq_size: 16'}, '7: datasets: clips: lq_size is for scale_range, which is not'),
