@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from basicsr.utils import logger as toolbox_logger
-
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.memory import is_out_of_memory
 
@@ -51,6 +49,8 @@ def refusing(thing: object, what: str) -> Iterator[None]:
 @contextmanager
 def no_log() -> Iterator[None]:
     """Without the toolbox's log: the first message of all would open it for good, and without its file."""
+    from basicsr.utils import logger as toolbox_logger  # may itself be what imports BasicSR, and so this module
+
     logger, opened = logging.getLogger('basicsr'), toolbox_logger.initialized_logger
     toolbox_logger.initialized_logger = {**opened, logger.name: True}
     logger.disabled = True

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from basicsr.utils import options
+from basicsr.utils import misc, options
 
 from basicsr_plugins.compat.rebind import wrap
 from basicsr_plugins.errors import InputError, one_line
@@ -84,16 +84,12 @@ def parse_options() -> None:
 
     def make(original):
         def parse(root_path, is_train=True):
-            from basicsr_plugins.option_file import check_parts  # may itself be what imports BasicSR
-
             _check_options(is_train)
             opt, args = original(str(output_root(root_path)), is_train=is_train)
             if opt['num_gpu'] != 0 and not torch.cuda.is_available():
                 raise InputError(
                     f'num_gpu: {opt["num_gpu"]} is asked for, but PyTorch sees no CUDA device; say 0 (or auto).'
                 )
-            with _with_place():
-                check_parts(opt)
             _rebind_entry_script()
             if is_train:
                 _multiply_batch(opt)
@@ -103,6 +99,25 @@ def parse_options() -> None:
         return parse
 
     wrap(options, 'parse_options', make)
+
+
+def make_exp_dirs() -> None:
+    """Ask datasets and networks whether they can be built with the options before there is a folder of the run.
+
+    BasicSR finds out when it has moved an older experiment of that name away, in every version.
+    """
+
+    def make(original):
+        def make_dirs(opt):
+            from basicsr_plugins.option_file import check_parts  # may itself be what imports BasicSR
+
+            with _with_place():
+                check_parts(opt)
+            original(opt)
+
+        return make_dirs
+
+    wrap(misc, 'make_exp_dirs', make)
 
 
 def _multiply_batch(opt: dict) -> None:
@@ -252,6 +267,8 @@ def _with_place() -> Iterator[None]:
         yield
     except OptionError as error:
         arguments = _arguments()
+        if arguments.opt is None:
+            raise
         forced = [entry for entry in arguments.force_yml if _forced_path(entry) == error.path]
         place = f'--force_yml {forced[0]}' if forced else _line_of(arguments.opt, error.path)
         raise InputError(f'{place}: {error}') from error
@@ -326,4 +343,4 @@ def force_yml() -> None:
     wrap(options, '_postprocess_yml_value', make)
 
 
-PATCHES = (safe_yaml, parse_options, force_yml)
+PATCHES = (safe_yaml, parse_options, make_exp_dirs, force_yml)

@@ -18,29 +18,20 @@ from basicsr_plugins.refusals import refusing
 from basicsr_plugins.scales import describe_scale
 
 
-def check_files(path: Mapping, *networks: str, auto_resume: bool) -> None:
-    """Refuse weights and a state to start from that are not there; a state brings its own weights.
+def check_files(path: Mapping, *networks: str) -> None:
+    """Refuse weights to start from, or to test, that are not there.
 
     Args:
         path: The section.
-        networks: Their sections.
-        auto_resume: Whether the newest state is looked for.
+        networks: The networks' sections.
 
     Raises:
         OptionError: Naming the key.
     """
-    if auto_resume:
-        return
-    _check_file(path.get('resume_state'), 'path', 'resume_state')
-    if path.get('resume_state') is None:
-        for name in networks:
-            _check_file(path.get(f'pretrain_{name}'), 'path', f'pretrain_{name}')
-
-
-def _check_file(file: str | None, *path: str) -> None:
-    if file is not None and not Path(file).is_file():
-        with located(*path):
-            raise InputError(f'{": ".join(path)}: there is no file {file}.')
+    for key in (f'pretrain_{name}' for name in networks):
+        if path.get(key) is not None and not Path(path[key]).is_file():
+            with located('path', key):
+                raise InputError(f'path: {key}: there is no file {path[key]}.')
 
 
 def check_network(opt: Mapping, net: nn.Module) -> None:

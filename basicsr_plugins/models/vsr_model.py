@@ -126,7 +126,7 @@ class VSRModel(TrainingModel):
         Raises:
             OptionError: Naming the key.
         """
-        check_files(opt['path'], 'network_g', *cls.more_networks, auto_resume=opt['auto_resume'])
+        check_files(opt['path'], 'network_g', *cls.more_networks)
         check_network(opt, net)
 
     # ---------------------------------------------------------------- validation and test

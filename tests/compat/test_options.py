@@ -13,7 +13,7 @@ import torch
 import yaml
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import logger, options
+from basicsr.utils import logger, make_exp_dirs, options
 from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 
@@ -174,6 +174,13 @@ def make_folders(path, monkeypatch):
             frame.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(frame), np.zeros((side, side, 3), np.uint8))
     monkeypatch.chdir(path)
+
+
+def begin(monkeypatch, path, *arguments):
+    """As a training begins that finds no state to go on from."""
+    opt, _ = parse(monkeypatch, path, *arguments)
+    make_exp_dirs(opt)
+    return opt
 
 
 def parse(monkeypatch, path, *arguments):
@@ -374,7 +381,6 @@ def test_wrong_options(monkeypatch, tmp_path, old, new, message):
             {'VSRModel': 'VideoRecurrentModel', 'num_frame: 3': 'num_frame: 3, uint8: true'},
             '7: datasets: train: uint8 is for VSRModel and VSRGANModel',
         ),
-        ({'path: {}': 'path: {resume_state: no.state}'}, '10: path: resume_state: there is no file no.state.'),
         (
             {'  pixel_opt': '  perceptual_opt: {type: PerceptualLoss, layer_weights: {conv5_4: 1}}\n  pixel_opt'},
             '15: train: perceptual_opt needs the weights of vgg19',
@@ -391,24 +397,20 @@ def test_options_that_do_not_agree(monkeypatch, tmp_path, changes, message):
         text = text.replace(old, new, 1)
     Path('options.yml').write_text(text)
     with pytest.raises(InputError) as caught:
-        parse(monkeypatch, 'options.yml')
+        begin(monkeypatch, 'options.yml')
     assert str(caught.value).startswith(f'options.yml:{message}')
     assert not Path('experiments').exists()
 
 
-def test_what_is_not_refused_with_the_rest(monkeypatch, tmp_path):
-    """A test does without a discriminator, a resumed training without the weights that it started from."""
+def test_a_test_needs_no_discriminator(monkeypatch, tmp_path):
     make_folders(tmp_path, monkeypatch)
     opt = yaml.safe_load(VALID)
-    opt.update(model_type='VSRGANModel', datasets={'test': {**opt['datasets']['train'], 'type': 'VSRTestDataset'}})
-    for key in ('num_frame', 'gt_size', 'use_hflip', 'use_rot', 'batch_size_per_gpu', 'num_worker_per_gpu'):
-        del opt['datasets']['test'][key]
-    monkeypatch.setattr(sys, 'argv', ['test.py', '-opt', 'options.yml'])
-    del opt['val']['val_freq']
+    test = {'name': 'a', 'type': 'VSRTestDataset', 'dataroot_lq': 'LQ', 'io_backend': {'type': 'disk'}}
+    opt.update(model_type='VSRGANModel', datasets={'test': test}, val={'save_img': False})
     Path('options.yml').write_text(yaml.safe_dump({key: value for key, value in opt.items() if key != 'train'}))
-    options.parse_options(str(tmp_path), is_train=False)
-    Path('options.yml').write_text(VALID.replace('path: {}', 'path: {pretrain_network_g: gone.pth}'))
-    parse(monkeypatch, 'options.yml', '--auto_resume')
+    monkeypatch.setattr(sys, 'argv', ['test.py', '-opt', 'options.yml'])
+    make_exp_dirs(options.parse_options(str(tmp_path), is_train=False)[0])
+    assert Path('results/x').is_dir()
 
 
 def test_models_of_the_toolbox_that_cannot_be_built(monkeypatch, tmp_path):
@@ -416,7 +418,7 @@ def test_models_of_the_toolbox_that_cannot_be_built(monkeypatch, tmp_path):
     make_folders(tmp_path, monkeypatch)
     network = 'MSRResNet, num_in_ch: 3, num_out_ch: 3, num_feat: 4'
     Path('options.yml').write_text(VALID.replace('VSRModel', 'ESRGANModel').replace('EFAR, num_feat: 8', network))
-    opt = parse(monkeypatch, 'options.yml')[0]
+    opt = begin(monkeypatch, 'options.yml')
     with pytest.raises(InputError, match=r"ESRGANModel cannot be built \(KeyError in .*\.py, line \d+: 'network_d'\)"):
         build_model(opt)
     with pytest.raises(KeyError):
@@ -438,9 +440,8 @@ def test_random_numbers_and_the_log_are_as_if_nothing_was_checked(monkeypatch, t
     opened = {name: value for name, value in initialized_logger.items() if name != 'basicsr'}
     monkeypatch.setattr(logger, 'initialized_logger', opened)
     states = []
-    for read in (options.parse_options.__wrapped__, options.parse_options):
-        monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', 'options.yml'])
-        read(str(tmp_path))
+    for make_dirs in (make_exp_dirs.__wrapped__, make_exp_dirs):
+        make_dirs(parse(monkeypatch, 'options.yml')[0])
         states.append((torch.get_rng_state(), torch.rand(3), random.random(), np.random.rand()))  # noqa: NPY002
     assert str(states[0]) == str(states[1])
     assert 'basicsr' not in opened
@@ -484,11 +485,7 @@ def test_force_yml_reads_as_the_file_does(monkeypatch, tmp_path):
 def test_option_files_of_the_toolbox_pass(monkeypatch, tmp_path, model):
     """With keys of its own that only its model classes read; what surely fails is refused there too."""
     path = tmp_path / 'options.yml'
-    text = TOOLBOX.format(model=model).replace('experiments/spynet.pth', '~')
-    meta_info = tmp_path / 'basicsr' / 'data' / 'meta_info' / 'meta_info_REDS_GT.txt'
-    meta_info.parent.mkdir(parents=True)
-    meta_info.write_text('000 100 (720,1280,3)\n')
-    monkeypatch.chdir(tmp_path)
+    text = TOOLBOX.format(model=model)
     path.write_text(text)
     assert parse(monkeypatch, path)[0]['train']['total_iter'] == 3e5
     for old, new in (('num_block: 30', 'num_blok: 30'), ('L1Loss', 'L1'), ('print_freq: 100', 'print_freq: 0')):
