@@ -1,4 +1,4 @@
-"""What a whole option file of BasicSR may hold, and what its sections must agree on.
+"""What a whole option file of BasicSR may hold; `option_agreement` has what its keys must agree on.
 
 Nothing is declared twice: arguments of networks, losses, schedulers, optimizers and metrics come from their signatures;
 a model or dataset class of this package says its keys as `option_keys`, a network the ranges of its arguments as
@@ -369,16 +369,17 @@ def check_parts(opt: Mapping) -> None:
     """
     model = registered(MODEL_REGISTRY)[opt['model_type']]
     for name, section in opt['datasets'].items():
-        cls = registered(DATASET_REGISTRY)[section['type']]
-        what = f'datasets: {name}: {section["type"]} cannot be used'
+        cls, section = registered(DATASET_REGISTRY)[section['type']], deepcopy(section)
+        if 'cache_data' in section:
+            section['cache_data'] = False
         if is_ours(cls):
-            with no_log(), located('datasets', name), refusing(cls, what):
-                cls({**deepcopy(section), 'cache_data': False} if 'cache_data' in section else deepcopy(section))
+            what = f'datasets: {name}: {section["type"]} cannot be used'
+            with no_log(), located('datasets', name), refusing(what, cls):
+                cls(section)
     nets = {}
     for name in _network_names(opt) if is_ours(model) else ():
-        network = registered(ARCH_REGISTRY)[opt[name]['type']]
-        what = f'{name}: a network cannot be used'
-        with no_log(), torch.random.fork_rng(devices=()), located(name), refusing(network, what):
+        what, network = f'{name}: a network cannot be used', registered(ARCH_REGISTRY)[opt[name]['type']]
+        with no_log(), torch.random.fork_rng(devices=()), located(name), refusing(what, network):
             nets[name] = build_network(opt[name])
     if hasattr(model, 'check_options'):
         model.check_options(opt, nets['network_g'])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,21 +19,15 @@ def is_ours(thing: object) -> bool:
     return thing.__module__.split('.')[0] in OURS
 
 
-def failed_at(error: BaseException) -> str:
-    """Kind and message of an error, and the line that failed."""
-    call = traceback.extract_tb(error.__traceback__)[-1]
-    return f'{type(error).__name__} in {Path(call.filename).name}, line {call.lineno}: {one_line(error)}'
-
-
 @contextmanager
-def refusing(thing: object, what: str) -> Iterator[None]:
-    """Tell in one sentence, with the line that failed, what a class or function cannot do with its options.
+def refusing(what: str | Callable[[Exception], str], *things: object) -> Iterator[None]:
+    """Tell in one sentence, with the line that failed, what classes or functions cannot do with their options.
 
-    Errors of others than those of the toolbox and of this package are left as they are: who writes one reads them.
+    Errors where others take part than the toolbox's and this package's are left as they are: who writes one reads them.
 
     Args:
-        thing: The class of a network, a dataset or a model; a metric.
-        what: Name and verb, as in `EFAR does not restore a clip`.
+        what: Name and verb, as in `EFAR does not restore a clip`, or what tells that by the error.
+        things: All that take part: classes of networks, datasets and models, metrics.
 
     Raises:
         InputError: In place of any other error, but that memory ran out.
@@ -41,9 +35,12 @@ def refusing(thing: object, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, InputError) or is_out_of_memory(error) or not is_ours(thing):
+        if isinstance(error, InputError) or is_out_of_memory(error) or not all(map(is_ours, things)):
             raise
-        raise InputError(f'{what} ({failed_at(error)}).') from error
+        said = what if isinstance(what, str) else what(error)
+        call = traceback.extract_tb(error.__traceback__)[-1]
+        where = f'{type(error).__name__} in {Path(call.filename).name}, line {call.lineno}'
+        raise InputError(f'{said} ({where}: {one_line(error)}).') from error
 
 
 @contextmanager

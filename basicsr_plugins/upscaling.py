@@ -248,6 +248,6 @@ def network_scale(net: nn.Module) -> Scale:
     scale = spec_of(net).scale
     if scale is None:
         tiny = torch.zeros(1, 3, 64, 64)
-        with refusing(type(net), f'{type(net).__name__} does not upscale a frame'):
+        with refusing(f'{type(net).__name__} does not upscale a frame', type(net)):
             scale = next(restore_frames(net, tiny)).size(-1) // tiny.size(-1)
     return scale

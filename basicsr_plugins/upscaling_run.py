@@ -216,7 +216,7 @@ def _first_refused(net: nn.Module, pairs: Iterator[tuple[Tensor, Tensor]]) -> It
 
 
 def _refusing(net: nn.Module) -> contextlib.AbstractContextManager[None]:
-    return refusing(type(net), f'{type(net).__name__} does not upscale these frames')
+    return refusing(f'{type(net).__name__} does not upscale these frames', type(net))
 
 
 def _show(bar: tqdm) -> Callable[[str, int], None]:

@@ -153,15 +153,14 @@ class KernelNetwork(nn.Module):
         Returns:
             (9, c, r, s), in the weights' dtype.
         """
-        computed, at = [], []  # of rows, then columns: which are needed; of them those before, asked for, and after
-        for scale, asked in ((alpha, rows), (beta, columns)):
-            needed, index = ((asked + torch.arange(-1, 2).view(3, 1)) % scale.numerator).unique(return_inverse=True)
-            computed.append(needed)
-            at.append(index.to(self.layers[0].weight.device))
-        computed = self._siren(alpha, beta, *computed)
-        kernels = [spread(kernel, at[0][1], at[1][1]) for kernel in computed]
-        opposite = (spread(computed[k], at[0][2 - k // 3], at[1][2 - k % 3]) for k in range(NEIGHBOURS) if k != MIDDLE)
-        kernels[MIDDLE] = 1 - sum(opposite)
+        around = torch.arange(-1, 2).view(3, 1)  # of each row and column the one before, itself, the one after
+        needed_rows, row = ((rows + around) % alpha.numerator).unique(return_inverse=True)
+        needed_columns, column = ((columns + around) % beta.numerator).unique(return_inverse=True)
+        computed = self._siren(alpha, beta, needed_rows, needed_columns)
+        row, column = row.to(computed.device), column.to(computed.device)
+        kernels = [spread(kernel, row[1], column[1]) for kernel in computed]
+        others = (spread(computed[k], row[2 - k // 3], column[2 - k % 3]) for k in range(NEIGHBOURS) if k != MIDDLE)
+        kernels[MIDDLE] = 1 - sum(others)
         return torch.stack(kernels)
 
     def _siren(self, alpha: Fraction, beta: Fraction, rows: Tensor, columns: Tensor) -> Tensor:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import traceback
 
 import basicsr.models
 from basicsr.utils.registry import Registry
 
 from basicsr_plugins import _autoload
 from basicsr_plugins.compat.rebind import wrap
-from basicsr_plugins.refusals import is_ours, refusing
+from basicsr_plugins.refusals import refusing
+
+SECTIONS = {  # method that builds a part of a model -> the section of the options
+    'build_network': 'a network',
+    'setup_optimizers': 'train: the optimizer',
+    'setup_schedulers': 'train: scheduler',
+    'init_training_settings': 'train: a loss, or a network that it needs,',
+}
 
 
 def plugin_classes() -> None:
@@ -43,15 +50,18 @@ def build_model() -> None:
 
             model = registered(MODEL_REGISTRY).get(opt['model_type'])
             network = registered(ARCH_REGISTRY).get((opt.get('network_g') or {}).get('type'))
-            what = f'model_type: {opt["model_type"]} cannot be built'
-            with contextlib.ExitStack() as stack:
-                if None not in (model, network) and is_ours(network):
-                    stack.enter_context(refusing(model, what))
+            with refusing(_failed_section, *filter(None, (model, network))):
                 return original(opt)
 
         return build
 
     wrap(basicsr.models, 'build_model', make)
+
+
+def _failed_section(error: Exception) -> str:
+    names = {call.name for call in traceback.extract_tb(error.__traceback__)}
+    section = next((section for name, section in SECTIONS.items() if name in names), 'an option')
+    return f'{section} cannot be used'
 
 
 PATCHES = (plugin_classes, build_model)

@@ -14,7 +14,7 @@ from typing import Union
 import numpy as np
 from basicsr.utils import FileClient, get_root_logger, imfrombytes
 
-from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame, stored_layout
+from basicsr_plugins.data.frame_formats import PNG_SIGNATURE, DecodedFrame, StoredFrame, stored_layout, stored_shape
 from basicsr_plugins.data.lmdb_reading import get_value
 from basicsr_plugins.data.meta_info import ClipInfo, clips_from_folder, clips_from_lmdb, read_meta_info
 from basicsr_plugins.errors import InputError
@@ -26,7 +26,7 @@ VAL_PARTITIONS = {
     'REDS4': ['000', '011', '015', '020'],
     'official': [f'{clip:03d}' for clip in range(240, 270)],
 }
-PNG, COLOUR_TYPE, WITH_ALPHA = b'\x89PNG', 25, (4, 6)  # how a file begins; a byte of it, and its values
+WITH_ALPHA = (2, 4)  # channels
 IO_BACKEND = Key(  # the option `io_backend`; the toolbox adds the last two
     'dict',
     required=True,
@@ -102,7 +102,8 @@ class ClipReader:
         image = imfrombytes(content) if len(content) else None
         if image is None:
             raise InputError(f'{name} is damaged: it does not decode as an image.')
-        if not self._has_noted_alpha and bytes(content[:4]) == PNG and content[COLOUR_TYPE] in WITH_ALPHA:
+        is_png = bytes(content[: len(PNG_SIGNATURE)]) == PNG_SIGNATURE
+        if is_png and not self._has_noted_alpha and stored_shape(content, name)[2] in WITH_ALPHA:
             self._has_noted_alpha = True
             get_root_logger().warning(f'{name} has an alpha channel; it is dropped, here and in all others.')
         return DecodedFrame(image)

@@ -14,10 +14,9 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
-from basicsr_plugins.data.any_scale import patch_scale
-from basicsr_plugins.data.degradation import degrade_clip, lq_maker, read_degradation, shrink_bicubic
+from basicsr_plugins.data.degradation import degrade_clip, read_degradation, shrink_bicubic
 from basicsr_plugins.data.sampling import SeededIndex, SeededSampler
-from basicsr_plugins.data.section_checks import check_patches
+from basicsr_plugins.data.sections import read_patches
 from basicsr_plugins.data.synthetic_motion import Material, lr_flow, make_layers, render
 from basicsr_plugins.data.synthetic_photos import photograph_files
 from basicsr_plugins.data.synthetic_pictures import PICTURES
@@ -86,30 +85,17 @@ class SyntheticMotionDataset(Dataset):
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
         check_dataset_options(type(self), opt)
-        self.check_options(opt)
         self.opt = opt
         self.num_frame, self.gt_size = opt['num_frame'], opt['gt_size']
-        self.scale = patch_scale(where, opt['scale'])
+        self.scale, self.make_lq = read_patches(where, opt)
         self.length, self.flow = opt.get('length', 10000), opt.get('flow', False)
-        self.material = read_material(where, opt.get('photos', True), opt.get('kinds'))
-        degradation = opt.get('degradation')
-        self.make_lq = None if degradation is None else lq_maker(where, degradation, self.scale)
+        photos = opt.get('photos', True)
+        with located('photos' if isinstance(photos, str) else 'kinds'):
+            self.material = read_material(where, photos, opt.get('kinds'))
         get_root_logger().info(
             f'{opt["name"]}: generated clips, {self.length} an epoch, of {self.num_frame} frames, from '
             f'{len(self.material.photos)} photographs and {len(self.material.kinds)} kinds of procedural pictures.'
         )
-
-    @staticmethod
-    def check_options(opt: Mapping) -> None:
-        """Refuse keys that are possible, each, but not together, and photographs that are not there.
-
-        Raises:
-            OptionError: Naming the key.
-        """
-        where = f'datasets: {opt.get("name", "train")}'
-        check_patches(where, opt)
-        with located('photos' if isinstance(opt.get('photos'), str) else 'kinds'):
-            read_material(where, opt.get('photos', True), opt.get('kinds'))
 
     def make_sampler(self, sampler: Sampler, batch_size: int, seed: int) -> SeededSampler:
         """The sampler that gives each sample a seed of its own, around the toolbox's; `build_dataloader` asks."""

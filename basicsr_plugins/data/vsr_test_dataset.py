@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from basicsr_plugins.data.any_scale import BICUBIC, CroppedReader
-from basicsr_plugins.data.bd_lr import CONVENTIONS, DegradedReader, check_convention
+from basicsr_plugins.data.bd_lr import CONVENTIONS, DegradedReader
 from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_sizes, paired_clips, val_clip_names
 from basicsr_plugins.data.meta_info import ClipInfo
-from basicsr_plugins.data.section_checks import check_sources
+from basicsr_plugins.data.sections import open_sources
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.option_file import check_dataset_options
 from basicsr_plugins.option_schema import Key, Schema, located
@@ -68,17 +68,13 @@ class VSRTestDataset(Dataset):
         if 'num_frame' in opt:  # it stands in the toolbox's option files
             raise InputError(f'{where}: num_frame has no meaning here, clips are tested whole; leave it out.')
         check_dataset_options(type(self), opt)
-        self.check_options(opt)
         self.opt = opt
         self.scale, self.lq_interval = opt['scale'], opt.get('lq_interval', 1)
-        gt_root = opt.get('dataroot_gt')
-        self.gt = ClipReader(gt_root, opt['io_backend'], f'{where}: dataroot_gt') if gt_root is not None else None
-        if opt.get('degradation') is not None:
+        self.lq, self.gt = open_sources(where, opt)
+        if self.lq is None:
             self.gt = CroppedReader(self.gt, self.scale)
-            self.lq = DegradedReader(self.gt, opt['degradation'], self.scale)
-        else:
-            self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
-
+            with located('degradation'):
+                self.lq = DegradedReader(self.gt, opt['degradation'], self.scale)
         self.clips = paired_clips(self.lq, self.gt, opt.get('meta_info_file'))
         wanted = val_clip_names(where, opt.get('val_partition'), [lq.name for lq, _ in self.clips])
         if wanted:
@@ -97,18 +93,6 @@ class VSRTestDataset(Dataset):
             for index in tqdm(range(len(self.clips)), unit='clip', desc=f'Read {opt["name"]}'):
                 lqs, gts = self._frames(index)
                 self.cache[index] = lqs.keep(), None if gts is None else gts.keep()
-
-    @staticmethod
-    def check_options(opt: Mapping) -> None:
-        """Refuse keys that are possible, each, but not together, and folders that are not there.
-
-        Raises:
-            OptionError: Naming the key.
-        """
-        check_sources(f'datasets: {opt.get("name", "test")}', opt)
-        if opt.get('degradation') in CONVENTIONS:
-            with located('degradation'):
-                check_convention(opt['degradation'], opt['scale'])
 
     def __len__(self) -> int:
         return len(self.clips)

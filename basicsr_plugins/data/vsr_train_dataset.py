@@ -15,17 +15,16 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, Sampler
 
-from basicsr_plugins.data.any_scale import BICUBIC, SCALE_RANGE_KEYS, ScaleRange, patch_scale
+from basicsr_plugins.data.any_scale import BICUBIC, SCALE_RANGE_KEYS, ScaleRange
 from basicsr_plugins.data.augmentation import FRAMES, choose_flips, to_floats
-from basicsr_plugins.data.clips import IO_BACKEND, ClipReader, check_sizes, paired_clips, val_clip_names
-from basicsr_plugins.data.degradation import lq_maker
+from basicsr_plugins.data.clips import IO_BACKEND, check_sizes, paired_clips, val_clip_names
 from basicsr_plugins.data.frame_formats import DecodedFrame, StoredFrame
 from basicsr_plugins.data.meta_info import ClipInfo
 from basicsr_plugins.data.sampling import SeededIndex, SeededSampler, seeded
-from basicsr_plugins.data.section_checks import check_patches, check_sources
+from basicsr_plugins.data.sections import open_sources, read_patches
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.option_file import check_dataset_options
-from basicsr_plugins.option_schema import Key, Schema, located
+from basicsr_plugins.option_schema import Key, OptionError, Schema, located
 from basicsr_plugins.scales import Size
 
 Frame = Union[StoredFrame, DecodedFrame]
@@ -94,32 +93,29 @@ class VSRTrainDataset(Dataset):
     def __init__(self, opt: Mapping):
         where = f'datasets: {opt.get("name", "train")}'
         check_dataset_options(type(self), opt)
-        self.check_options(opt)
-        self.scale_range = None
-        if opt.get('scale_range') is not None:
+        _check_agreement(where, opt)
+        self.num_frame, self.gt_size = opt['num_frame'], opt['gt_size']
+        self.scale_range, self.make_lq = None, None
+        if opt.get('scale_range') is None:
+            self.largest = self.gt_size
+            self.scale, self.make_lq = read_patches(where, opt)
+        else:
             opt = {**opt, 'degradation': opt.get('degradation') or BICUBIC[0]}
-            self.scale_range = ScaleRange(where, opt)
+            with located('scale_range'):
+                self.scale_range = ScaleRange(where, opt)
+            self.largest, self.scale = self.scale_range.largest, opt['scale']
         self.opt = opt
-        self.num_frame = opt['num_frame']
-        self.gt_size, self.scale = opt['gt_size'], opt['scale']
         self.interval_list = list(opt.get('interval_list', [1]))
         self.random_reverse = opt.get('random_reverse', False)
         self.use_hflip, self.use_rot = opt['use_hflip'], opt['use_rot']
         self.mirror = opt.get('mirror', False)
         self.lq_interval = opt.get('lq_interval', 1)
         self.uint8 = opt.get('uint8', False)
-        self.largest = self.scale_range.largest if self.scale_range else self.gt_size
-        if self.scale_range is None:
-            self.scale = patch_scale(where, self.scale)
 
-        self.gt = ClipReader(opt['dataroot_gt'], opt['io_backend'], f'{where}: dataroot_gt')
-        self.make_lq = None
-        if opt.get('degradation') is not None:
-            self.make_lq = lq_maker(where, opt['degradation'], self.scale)
+        self.lq, self.gt = open_sources(where, opt)
+        self.lq_scale = self.scale
+        if self.lq is None:  # LQ is made of GT
             self.lq, self.lq_scale = self.gt, 1
-        else:
-            self.lq = ClipReader(opt['dataroot_lq'], opt['io_backend'], f'{where}: dataroot_lq')
-            self.lq_scale = self.scale
         self.clips = self._long_enough(self._partition(where), where)
         self._open_pair(*self.clips[0], 0)  # sizes that do not fit stop here, not in the loader
         self.items = [
@@ -129,36 +125,6 @@ class VSRTrainDataset(Dataset):
             f'{opt["name"]}: {len(self.clips)} clips, {len(self.items)} frames; {self.num_frame} frames in a sample, '
             f'intervals {self.interval_list}, random reverse is {self.random_reverse}.'
         )
-
-    @staticmethod
-    def check_options(opt: Mapping) -> None:
-        """Refuse keys that are possible, each, but not together, and folders that are not there.
-
-        Raises:
-            OptionError: Naming the key.
-        """
-        where = f'datasets: {opt.get("name", "train")}'
-        any_scale = opt.get('scale_range') is not None
-        degraded = opt.get('degradation') is not None or any_scale
-        if any_scale:
-            _check_scale_range(where, opt)
-        else:
-            check_patches(where, opt)
-        interval = opt.get('lq_interval', 1)
-        if (opt['num_frame'] * (2 if opt.get('mirror', False) else 1) - 1) % interval:
-            with located('lq_interval'):
-                raise InputError(f'{where}: a sample that has LQ of every {interval}. frame must end with one.')
-        if opt.get('uint8', False) and degraded:
-            with located('uint8'):
-                raise InputError(f'{where}: degradation gives LQ patches that are not rounded; leave uint8 out.')
-        if any_scale and opt.get('dataroot_lq') is not None:
-            with located('dataroot_lq'):
-                raise InputError(f'{where}: scale_range makes the LQ frames of the GT; leave dataroot_lq out.')
-        check_sources(where, {**opt, 'degradation': degraded or None})
-        for key in ('lq_size', 'same_scale'):
-            if opt.get(key) is not None and not any_scale:
-                with located(key):
-                    raise InputError(f'{where}: {key} is for scale_range, which is not there.')
 
     def _partition(self, where: str) -> list[tuple[ClipInfo, ClipInfo]]:
         pairs = paired_clips(self.lq, self.gt, self.opt.get('meta_info_file'))
@@ -218,7 +184,7 @@ class VSRTrainDataset(Dataset):
             flips = choose_flips(self.use_hflip, self.use_rot)
         if self.mirror:
             sample = {key: torch.cat((value, value.flip(0))) for key, value in sample.items()}
-        if self.make_lq is None:
+        if 'lq' in sample:
             sample['lq'] = sample['lq'][:: self.lq_interval]
         sample['key'] = f'{lq_clip.name}/{first:08d}'
         if self.uint8:
@@ -261,7 +227,7 @@ class VSRTrainDataset(Dataset):
             if lq is not gt:
                 lq.copy_patch(top, left, lq_patch)
         sample = {'gt': torch.from_numpy(gts)}
-        return sample if self.make_lq is not None else {'lq': torch.from_numpy(lqs), **sample}
+        return sample if self.lq is self.gt else {'lq': torch.from_numpy(lqs), **sample}
 
     def _open_pair(self, lq_clip: ClipInfo, gt_clip: ClipInfo, i: int) -> tuple[Frame, Frame]:
         gt = self.gt.open(gt_clip.name, gt_clip.frames[i])
@@ -280,15 +246,26 @@ class VSRTrainDataset(Dataset):
         )
 
 
-def _check_scale_range(where: str, opt: Mapping) -> None:
-    if opt.get('lq_interval', 1) > 1:
-        with located('lq_interval'):
-            raise InputError(f'{where}: lq_interval is not for scale_range.')
-    degradation = opt.get('degradation') or BICUBIC[0]
-    if degradation not in BICUBIC:
-        with located('degradation'):
-            raise InputError(
-                f'{where}: with scale_range degradation may be {" or ".join(BICUBIC)}, but is {degradation!r}.'
-            )
-    with located('scale_range'):
-        ScaleRange(where, opt)
+def _check_agreement(where: str, opt: Mapping) -> None:
+    """Refuse keys that are possible, each, but not together."""
+    any_scale, degradation = opt.get('scale_range') is not None, opt.get('degradation')
+    interval = opt.get('lq_interval', 1)
+    reasons = {}
+    if any_scale:
+        if interval > 1:
+            reasons['lq_interval'] = 'lq_interval is not for scale_range.'
+        if opt.get('dataroot_lq') is not None:
+            reasons['dataroot_lq'] = 'scale_range makes the LQ frames of the GT; leave dataroot_lq out.'
+        if degradation not in (None, *BICUBIC):
+            known = ' or '.join(BICUBIC)
+            reasons['degradation'] = f'with scale_range degradation may be {known}, but is {degradation!r}.'
+    else:
+        for key in ('lq_size', 'same_scale'):
+            if opt.get(key) is not None:
+                reasons[key] = f'{key} is for scale_range, which is not there.'
+    if (opt['num_frame'] * (2 if opt.get('mirror', False) else 1) - 1) % interval:
+        reasons['lq_interval'] = f'a sample that has LQ of every {interval}. frame must end with one.'
+    if opt.get('uint8', False) and (any_scale or degradation is not None):
+        reasons['uint8'] = 'degradation gives LQ patches that are not rounded; leave uint8 out.'
+    for key, reason in reasons.items():
+        raise OptionError(f'{where}: {reason}', (key,))

@@ -11,7 +11,7 @@ from torch import nn
 
 from basicsr_plugins.errors import InputError, check_keys
 from basicsr_plugins.models.network_spec import NetworkSpec, require_scale, spec_of
-from basicsr_plugins.models.perceptual import VGG_FILE, local_vgg
+from basicsr_plugins.models.perceptual import VGG_FILE, check_vgg
 from basicsr_plugins.models.restoration import check_flip
 from basicsr_plugins.option_schema import located
 from basicsr_plugins.refusals import refusing
@@ -40,7 +40,7 @@ def check_network(opt: Mapping, net: nn.Module) -> None:
     Raises:
         OptionError: Naming the key.
     """
-    with located('network_g'), refusing(type(net), 'network_g: a network cannot be used'):
+    with located('network_g'), refusing('network_g: a network cannot be used', type(net)):
         spec = spec_of(net)
     with located('scale'):
         require_scale(net, opt['scale'])
@@ -62,9 +62,8 @@ def _check_training(opt: Mapping, net: nn.Module, spec: NetworkSpec) -> None:
     if not any(parameter.requires_grad for parameter in net.parameters()):
         with located('network_g'):
             raise InputError(f'network_g: {spec.name} has nothing that is trained.')
-    vgg = opt['path'].get('pretrain_network_vgg') or VGG_FILE
-    with located('train', 'perceptual_opt'), local_vgg(train.get('perceptual_opt'), vgg):
-        pass
+    with located('train', 'perceptual_opt'):
+        check_vgg(train.get('perceptual_opt'), opt['path'].get('pretrain_network_vgg') or VGG_FILE)
     with located('train', 'auxiliary_weights'):
         weights = getattr(net, 'auxiliary_weights', {})
         check_keys('train: auxiliary_weights', train.get('auxiliary_weights') or {}, [], list(weights))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from basicsr_plugins.compat.rebind import replaced
 from basicsr_plugins.errors import InputError, one_line
 
+VGG = 'vgg19'  # the toolbox's default
 VGG_FILE = vgg_arch.VGG_PRETRAIN_PATH  # where the toolbox too looks for it
 PREFIX = 'features.'  # of the convolutions; the classifier behind them is not needed
 
@@ -41,23 +42,38 @@ def local_vgg(options: Mapping | None, path: str) -> Iterator[None]:
     if not options or options.get('type') != 'PerceptualLoss':
         yield
         return
-    kind = options.get('vgg_type', 'vgg19')
-    for name in options['layer_weights']:
-        if name not in vgg_arch.NAMES[kind.replace('_bn', '')]:
-            raise InputError(f'train: perceptual_opt: layer_weights: {kind} has no layer {name!r}.')
+    check_vgg(options, path)
+    kind = options.get('vgg_type', VGG)
     trained = SimpleNamespace(features=_read_features(kind, path))
     models = SimpleNamespace(**{kind: lambda pretrained: trained})  # in the place of torchvision's, which download
     with replaced(vgg_arch, 'VGG_PRETRAIN_PATH', ''), replaced(vgg_arch, 'vgg', models):
         yield
 
 
-def _read_features(kind: str, path: str) -> nn.Module:
-    """The convolutions of a VGG."""
+def check_vgg(options: Mapping | None, path: str) -> None:
+    """Refuse layers that a `PerceptualLoss`'s VGG does not have, and a file of its weights that is not there.
+
+    Args:
+        options, path: As in `local_vgg`.
+
+    Raises:
+        InputError: Naming the layer or the file.
+    """
+    if not options or options.get('type') != 'PerceptualLoss':
+        return
+    kind = options.get('vgg_type', VGG)
+    for name in options['layer_weights']:
+        if name not in vgg_arch.NAMES[kind.replace('_bn', '')]:
+            raise InputError(f'train: perceptual_opt: layer_weights: {kind} has no layer {name!r}.')
     if not Path(path).is_file():
         raise InputError(
             f'train: perceptual_opt needs the weights of {kind}, but there is no file {path}; put the file that '
             'torchvision has of them there, or name it as path: pretrain_network_vgg.'
         )
+
+
+def _read_features(kind: str, path: str) -> nn.Module:
+    """The convolutions of a VGG."""
     with torch.device('meta'):  # nothing is initialised
         features = getattr(torchvision.models, kind)(weights=None).features
     try:

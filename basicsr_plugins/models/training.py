@@ -82,9 +82,7 @@ class TrainingModel(VideoRecurrentModel):
         keys = param_key if isinstance(param_key, list) else [param_key]
         label = 'latest' if current_iter == -1 else current_iter
         weights = {}
-        is_last_finite = all(bool(loss.isfinite().all()) for loss in self.losses.values())
-        may_be_skipped = 1 if is_last_finite else 0  # float16 lowers the scale of its losses by a step
-        if current_iter == -1 and self.skipped.in_a_row > may_be_skipped:
+        if current_iter == -1 and self._ends_amid_skipped_steps():
             raise self._diverged('training ends with steps that were skipped, whose loss or gradients are not finite')
         for key, one in zip(keys, nets):
             state = self.get_bare_model(one).state_dict()
@@ -93,6 +91,11 @@ class TrainingModel(VideoRecurrentModel):
                 raise self._diverged(f'{wrong} of {key} is not finite and was not saved')
             weights[key] = OrderedDict((name, value.cpu().contiguous()) for name, value in state.items())
         save_checkpoint(weights, Path(self.opt['path']['models']) / f'{net_label}_{label}.pth')
+
+    def _ends_amid_skipped_steps(self) -> bool:
+        """Whether the last step was skipped; a single one of a finite loss counts for none, as float16 has it."""
+        is_finite = all(bool(loss.isfinite().all()) for loss in self.losses.values())
+        return self.skipped.in_a_row > (1 if is_finite else 0)
 
     @master_only
     def save_training_state(self, epoch: int, current_iter: int) -> None:
@@ -210,12 +213,7 @@ class TrainingModel(VideoRecurrentModel):
         self.current_iter = current_iter
         if self.fix_flow_iter:
             self._freeze_flow(current_iter < self.fix_flow_iter)
-        batch = f'a batch of LQ {tuple(self.lq.shape)} and GT {tuple(self.gt.shape)}'
-        with contextlib.ExitStack() as stack:
-            if not self.has_trained:
-                for net in self._trained():
-                    cls = type(self.get_bare_model(net))
-                    stack.enter_context(refusing(cls, f'{batch} does not go through networks and losses'))
+        with contextlib.nullcontext() if self.has_trained else self._refusing():
             self.losses = self._backward()
             self._step()
         self.has_trained = True
@@ -223,6 +221,10 @@ class TrainingModel(VideoRecurrentModel):
             self.model_ema(decay=self.ema_decay)
         if self.skipped.can_look:
             self._check_skipped()
+
+    def _refusing(self) -> contextlib.AbstractContextManager[None]:
+        what = f'a batch of LQ {tuple(self.lq.shape)} and GT {tuple(self.gt.shape)} does not go through the networks'
+        return refusing(what, *(type(self.get_bare_model(net)) for net in self._trained()))
 
     def get_current_log(self) -> dict:
         """The losses, over all processes, and how many steps were skipped; this waits for the device."""

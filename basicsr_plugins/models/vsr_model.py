@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import math
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,30 +20,23 @@ import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from basicsr.utils.dist_util import get_dist_info
-from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
 from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError, RunError, one_line
-from basicsr_plugins.memory import is_out_of_memory
 from basicsr_plugins.models.entries import flow_brought_by
-from basicsr_plugins.models.network_spec import spec_of, untrained_note
+from basicsr_plugins.models.network_spec import require_scale, spec_of, untrained_note
 from basicsr_plugins.models.option_checks import check_files, check_network
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.models.training import MAX_SKIPPED, TrainingModel
 from basicsr_plugins.option_agreement import CSV_COLUMNS
 from basicsr_plugins.option_file import OWN_OPTIMIZER, TOOLBOX_TRAIN, check_model_options
 from basicsr_plugins.option_schema import Key, Schema
-from basicsr_plugins.refusals import failed_at, is_ours, refusing
+from basicsr_plugins.refusals import refusing
 
-SECTIONS = {  # what builds it -> the section of the options
-    'build_network': 'a network',
-    'setup_optimizers': 'train: the optimizer',
-    'setup_schedulers': 'train: scheduler',
-    'init_training_settings': 'train: a loss',
-}
 BORDER_FRAMES = 2  # at each end, that do not count with `inner_frames`
 
 
@@ -103,17 +95,12 @@ class VSRModel(TrainingModel):
 
     def __init__(self, opt: Mapping):
         check_model_options(type(self), opt)
-        try:
-            with flow_brought_by(opt['path'].get('pretrain_network_g')):
-                super().__init__(opt)
-        except Exception as error:
-            if isinstance(error, InputError) or is_out_of_memory(error) or not is_ours(_network_class(opt)):
-                raise
-            raise InputError(_explain(error)) from error
-        for name in ('net_g_ema', 'net_g'):
-            if hasattr(self, name):
-                net = self.get_bare_model(getattr(self, name))
-                check_network(opt, net)
+        with flow_brought_by(opt['path'].get('pretrain_network_g')):
+            super().__init__(opt)
+        net = self.get_bare_model(self.net_g)
+        check_network(opt, net)
+        if hasattr(self, 'net_g_ema'):
+            require_scale(self.net_g_ema, opt['scale'])  # it is set in each
         for note in untrained_note(net, opt['scale']):
             get_root_logger().warning(note)
         if not self.is_train and opt['path'].get('pretrain_network_g') is None and any(True for _ in net.parameters()):
@@ -145,7 +132,7 @@ class VSRModel(TrainingModel):
         net = self.get_bare_model(getattr(self, 'net_g_ema', self.net_g))
         net.eval()
         try:
-            with refusing(type(net), f'{type(net).__name__} does not restore a clip of {len(frames)} frames'):
+            with refusing(f'{type(net).__name__} does not restore a clip of {len(frames)} frames', type(net)):
                 yield from restore_frames(net, frames, padding, self.opt['val'].get('flip_seq', False))
         finally:
             self.net_g.train(self.is_train)
@@ -283,17 +270,6 @@ def _first_row(path: Path) -> list[str] | None:
         return next(csv.reader(file), None)
 
 
-def _network_class(opt: Mapping) -> type:
-    return ARCH_REGISTRY.get(opt['network_g']['type'])
-
-
-def _explain(error: Exception) -> str:
-    """Why a model could not be built: the section of the options that was being read, and the line that failed."""
-    names = {call.name for call in traceback.extract_tb(error.__traceback__)}
-    section = next((section for name, section in SECTIONS.items() if name in names), 'an option')
-    return f'{section} cannot be used ({failed_at(error)}).'
-
-
 def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> float:
     """A metric of a restored frame and its GT.
 
@@ -312,7 +288,7 @@ def frame_metric(pair: tuple, previous: tuple | None, metric_opt: Mapping) -> fl
             return math.nan
         image, gt = np.stack([previous[0], image]), np.stack([previous[1], gt])
     h, w = gt.shape[-3:-1]
-    with refusing(METRIC_REGISTRY.get(name), f'val: metrics: {name} is not computed of a frame of {w}x{h}'):
+    with refusing(f'val: metrics: {name} is not computed of a frame of {w}x{h}', METRIC_REGISTRY.get(name)):
         value = float(calculate_metric({'img': image, 'img2': gt}, metric_opt))
     if math.isnan(value):
         raise InputError(f'val: metrics: {name} of a frame of {w}x{h} is no number; is crop_border too large for it?')

@@ -419,7 +419,9 @@ def test_models_of_the_toolbox_that_cannot_be_built(monkeypatch, tmp_path):
     network = 'MSRResNet, num_in_ch: 3, num_out_ch: 3, num_feat: 4'
     Path('options.yml').write_text(VALID.replace('VSRModel', 'ESRGANModel').replace('EFAR, num_feat: 8', network))
     opt = begin(monkeypatch, 'options.yml')
-    with pytest.raises(InputError, match=r"ESRGANModel cannot be built \(KeyError in .*\.py, line \d+: 'network_d'\)"):
+    with pytest.raises(
+        InputError, match=r"a loss, or a network .* cannot be used \(KeyError in .*\.py, line \d+: 'network_d'\)"
+    ):
         build_model(opt)
     with pytest.raises(KeyError):
         build_model.__wrapped__(opt)

@@ -140,13 +140,20 @@ def order(dataset):
         ({'gt_size': 20}, 'LQ patches of 12 make GT patches of 18 at scale 1.5; set a larger lq_size'),
         ({'scale_range': [2, 6]}, 'scale_range gives patches of up to 72, but the frames of clip 000 are 71x53'),
         ({'degradation': 'film'}, "degradation may be bicubic or bicubic_aliased, but is 'film'"),
-        ({'scale_range': None, 'scale': 2.7, 'dataroot_lq': '.'}, 'scale is 2.7, at which patches of LQ and GT cannot'),
+        ({'scale_range': None}, 'lq_size is for scale_range, which is not there'),
         ({'uint8': True}, 'degradation gives LQ patches that are not rounded; leave uint8 out'),
     ],
 )
 def test_wrong_options(gt, changes, message):
     with pytest.raises(InputError, match=message):
         VSRTrainDataset(train_options(gt, **changes))
+
+
+def test_patches_of_one_scale_need_a_whole_factor(gt):
+    options = train_options(gt, scale=2.7, dataroot_lq='.')
+    del options['scale_range'], options['lq_size']
+    with pytest.raises(InputError, match=r'scale is 2.7, at which patches of LQ and GT cannot'):
+        VSRTrainDataset(options)
 
 
 def test_gt_of_another_size(gt, tmp_path):

@@ -1,8 +1,10 @@
-"""What the keys of a dataset's section, each possible, must agree on; checked before any work, and by the dataset."""
+"""What datasets make of the keys of their sections that must agree; what does not is refused with its key."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
 
 from basicsr_plugins.data.any_scale import patch_scale
 from basicsr_plugins.data.clips import ClipReader
@@ -11,8 +13,10 @@ from basicsr_plugins.errors import InputError
 from basicsr_plugins.option_schema import located
 
 
-def check_sources(where: str, opt: Mapping) -> None:
-    """Check that a dataset has LQ frames, or GT and a `degradation` that makes them, not both, and that they are there.
+def open_sources(where: str, opt: Mapping) -> tuple[ClipReader | None, ClipReader | None]:
+    """Readers of the LQ and of the GT frames; None of those that there are not.
+
+    A dataset has LQ frames, or GT and a `degradation` that makes them, and not both.
 
     Args:
         where: Name of the section, for messages.
@@ -30,22 +34,28 @@ def check_sources(where: str, opt: Mapping) -> None:
     needed = 'dataroot_gt' if degraded else 'dataroot_lq'
     if opt.get(needed) is None:
         raise InputError(f'{where}: the key {needed!r} is missing.')
-    for key in ('dataroot_gt', 'dataroot_lq'):
-        if opt.get(key) is not None:
-            with located(key):
-                ClipReader(opt[key], opt['io_backend'], f'{where}: {key}')
+    lq, gt = (_open(where, opt, key) for key in ('dataroot_lq', 'dataroot_gt'))
+    return lq, gt
 
 
-def check_patches(where: str, opt: Mapping) -> None:
-    """Check that patches of LQ and GT can be cut alike, and that `degradation` is one.
+def _open(where: str, opt: Mapping, key: str) -> ClipReader | None:
+    if opt.get(key) is None:
+        return None
+    with located(key):
+        return ClipReader(opt[key], opt['io_backend'], f'{where}: {key}')
+
+
+def read_patches(where: str, opt: Mapping) -> tuple[int, Callable[..., Tensor] | None]:
+    """The scale at which patches of LQ and GT can be cut alike, and what makes LQ of them; None without `degradation`.
 
     Raises:
         OptionError: Naming the key.
     """
-    scale, gt_size = patch_scale(where, opt['scale']), opt['gt_size']
+    scale, gt_size, make_lq = patch_scale(where, opt['scale']), opt['gt_size'], None
     if gt_size < scale or gt_size % scale:
         with located('gt_size'):
             raise InputError(f'{where}: gt_size ({gt_size}) must be a multiple of scale ({scale}).')
     if opt.get('degradation') is not None:
         with located('degradation'):
-            lq_maker(where, opt['degradation'], scale)
+            make_lq = lq_maker(where, opt['degradation'], scale)
+    return scale, make_lq
