@@ -5,9 +5,9 @@ bilinearly, with zeros outside the frame. The backends agree to float32 rounding
 
 - `torchvision`: `torchvision.ops.deform_conv2d`;
 - `mmcv`: mmcv-full 1.x or mmcv 2.x, where it is installed with its operators (`scripts/install_mmcv.sh`);
-- `pytorch`: our own, in PyTorch's operations (`tiled_deform_conv.py`). Neither direction ever holds the columns of a
-  whole frame (kh * kw times its size), so it needs the least memory as well. Without gradients, on a CPU, it goes
-  another way, 1.3 to 1.7 times as fast (`gathered_deform_conv.py`).
+- `pytorch`: our own, in PyTorch's operations, in two ways: on a CPU, where `WIDE` or more channels share an offset, by
+  sums of pixels (`gathered_deform_conv.py`), else by samples of tiles (`tiled_deform_conv.py`). Neither ever holds the
+  columns of a whole frame (kh * kw times its size), in no direction, so it needs the least memory as well.
 
 `scripts/benchmark_ops.py` times them side by side. Where backend='auto', the environment variable `BASICSR_PLUGINS_DCN`
 names the backend, and without it `select_backend` does.
@@ -30,10 +30,11 @@ from torch.nn.modules.utils import _pair
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.ops.finite import sample_finite
-from basicsr_plugins.ops.gathered_deform_conv import gathered_deform_conv
+from basicsr_plugins.ops.gathered_deform_conv import GatheredDeformConv
 from basicsr_plugins.ops.tiled_deform_conv import TiledDeformConv
 
 BACKEND_VARIABLE = 'BASICSR_PLUGINS_DCN'
+WIDE = 32  # channels
 
 
 def modulated_deform_conv2d(
@@ -285,17 +286,11 @@ def _mmcv(x, offset, mask, weight, bias, stride, padding, dilation, groups, defo
     return mmcv_conv(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups)
 
 
-def _gathers(x, groups, deform_groups, *others):
-    """Whether the way without gradients is open, and faster: it is where many channels share an offset."""
-    wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *others))
-    on_cpu = x.dtype == torch.float32 and x.device.type == 'cpu'
-    return on_cpu and groups == 1 and x.size(1) >= 32 * deform_groups and len(x) > 0 and not wants_gradient
-
-
 def _pytorch(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups):
-    if _gathers(x, groups, deform_groups, offset, mask, weight):
-        return gathered_deform_conv(x, offset, mask, weight, bias, stride, padding, dilation, deform_groups)
-    x, offset, mask, weight = (t.contiguous() for t in (x, offset, mask, weight))
+    offset, mask, weight = (t.contiguous() for t in (offset, mask, weight))
+    if x.device.type == 'cpu' and groups == 1 and x.size(1) >= WIDE * deform_groups:
+        return GatheredDeformConv.apply(x, offset, mask, weight, bias, stride, padding, dilation, deform_groups)
+    x = x.contiguous()
     return TiledDeformConv.apply(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups)
 
 

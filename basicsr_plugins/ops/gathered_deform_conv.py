@@ -1,98 +1,196 @@
-"""Modulated deformable convolution without gradients, by PyTorch's `embedding_bag`: up to 1.7 times as fast on a CPU.
+"""Modulated deformable convolution by sums of rows of a table (`embedding_bag`), where many channels share an offset.
 
 A displaced tap is the weighted sum of four pixels, and `embedding_bag` sums weighted rows of a table: with the channels
 of a pixel side by side, as convolutions in `channels_last` leave them, each of the four is one read of memory in a row.
-Zeros lie around the frame. What is summed lies as the product with the kernel takes it.
+Zeros lie around the frame. Backward sums the other way, for each pixel what the taps that read it give. Both take some
+rows of the output at a time; what was read is forgotten, and read again in backward.
 
 Shape shorthand in this module:
-    b: batch; c: input channels; o: output channels; d: deform_groups; h, w: size of the input
-    n: rows of the output in one part; h_out, w_out: size of the output; k: kh * kw, the taps of the kernel
+    b: batch; c: input channels; o: output channels; d: deform_groups; k: kh * kw, the taps of the kernel
+    h, w: size of the input; h_out, w_out: size of the output; n: rows of the output in one part
+    p: b * n * w_out, pixels of one part
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-SAMPLES = 2**20  # b * c * k * n * w_out of one part: 4 MB
+SAMPLES = 2**22  # c * k * p of one part: 16 MB of float32
+CORNERS = 4
 
 
-def gathered_deform_conv(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    deform_groups: int,
-) -> Tensor:
-    """As `deform_conv.modulated_deform_conv2d` with one group, for float32 on the CPU; nothing is checked here."""
-    b, c = x.shape[:2]
-    o, _, kh, kw = weight.shape
-    h_out, w_out = offset.shape[2:]
-    table = _table(x, deform_groups)
-    kernel = weight.view(o, deform_groups, c // deform_groups, kh * kw).permute(3, 1, 2, 0).reshape(-1, o)
-    # ([y and x,] b, h_out, w_out, k, d)
-    offset = offset.view(b, deform_groups, kh * kw, 2, h_out, w_out).permute(3, 0, 4, 5, 2, 1)
-    mask = mask.view(b, deform_groups, kh * kw, h_out, w_out).permute(0, 3, 4, 2, 1)
-    taps = [
-        torch.arange(size).mul_(far)[:, None] + torch.arange(length).mul_(step) - pad
-        for size, length, far, step, pad in zip((kh, kw), (h_out, w_out), dilation, stride, padding)
-    ]  # undisplaced, (kh, h_out) and (kw, w_out)
-    tap_y = taps[0].T.repeat_interleave(kw, 1)[:, None, :, None].float()  # (h_out, 1, k, 1)
-    tap_x = taps[1].T.repeat(1, kh)[:, :, None].float()  # (w_out, k, 1)
-    out = x.new_empty(b, h_out, w_out, o)
-    height = max(1, SAMPLES // max(1, b * c * kh * kw * w_out))
-    for top in range(0, h_out, height):
-        rows = slice(top, top + height)
-        positions = offset[0, :, rows] + tap_y[rows], offset[1, :, rows] + tap_x
-        index, share = _corners(*positions, mask[:, rows], x.shape[2:])
-        columns = F.embedding_bag(index, table, per_sample_weights=share, mode='sum')  # (b * n * w_out * k * d, c / d)
-        product = columns.view(-1, kernel.size(0)) @ kernel
-        out[:, rows] = product.view(b, -1, w_out, o) if bias is None else product.add_(bias).view(b, -1, w_out, o)
-    return out.permute(0, 3, 1, 2)
+class GatheredDeformConv(torch.autograd.Function):
+    """apply(x, offset, mask, weight, bias, stride, padding, dilation, deform_groups).
 
-
-def _table(x: Tensor, deform_groups: int) -> Tensor:
-    """(b, c, h, w) -> (b * (h + 2) * (w + 2) * d, c / d): its pixels with zeros around them."""
-    b, c, h, w = x.shape
-    table = x.new_zeros(b, h + 2, w + 2, c)
-    table[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
-    return table.view(-1, c // deform_groups)
-
-
-def _corners(y: Tensor, x: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Rows of the table around each position, and their shares: (number of taps, 4).
-
-    Args:
-        y, x: Positions, (b, n, w_out, k, d); changed here.
-        mask: Their factors.
-        size: h and w.
+    As `deform_conv.modulated_deform_conv2d` with one group, on the CPU. Tensors are of one dtype, float32 or float64,
+    all but x contiguous; stride, padding and dilation are pairs; nothing is checked here.
     """
-    h, w = size
-    b, *_, deform_groups = y.shape
-    row, column = _before(y, h), _before(x, w)  # and what is left of the positions is the share of those after
-    dtype = torch.int32 if b * (h + 2) * (w + 2) * deform_groups < 2**31 else torch.int64
-    frame = torch.arange(b, dtype=dtype).view(b, 1, 1, 1, 1) * (h + 2)
-    group = torch.arange(deform_groups, dtype=dtype)
-    first = ((frame + row.to(dtype)) * (w + 2) + column.to(dtype)) * deform_groups + group
-    index = torch.empty(*y.shape, 4, dtype=dtype)
-    torch.add(first.unsqueeze(-1), deform_groups * torch.tensor((0, 1, w + 2, w + 3), dtype=dtype), out=index)
-    below = y * mask
-    above = mask - below
-    share = torch.empty(*y.shape, 4)
-    for place, one in enumerate((above, below)):
-        torch.mul(one, x, out=share[..., 2 * place + 1])
-        torch.sub(one, share[..., 2 * place + 1], out=share[..., 2 * place])
-    return index.view(-1, 4), share.view(-1, 4)
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        offset: Tensor,
+        mask: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        deform_groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(x, offset, mask, weight)
+        ctx.geometry = weight.shape[2:], stride, padding, dilation, deform_groups
+        taps, kernel = _Taps(x, offset, mask, *ctx.geometry), weight.flatten(2).permute(2, 1, 0).flatten(0, 1)
+        out = x.new_empty(len(x), *offset.shape[2:], len(weight))
+        for part in taps.parts():
+            out[:, part.rows] = (taps.read(part) @ kernel).view_as(out[:, part.rows])
+        if bias is not None:
+            out += bias
+        return out.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, offset, mask, weight = ctx.saved_tensors
+        b, c, h, w = x.shape
+        with torch.autocast(x.device.type, enabled=False):
+            taps, kernel = _Taps(x, offset, mask, *ctx.geometry), weight.permute(0, 2, 3, 1).flatten(1)  # (o, k * c)
+            grad_kernel, gradients = torch.zeros_like(kernel), taps.zero_gradients()
+            for part in taps.parts():
+                grad_pixels = grad_out[:, :, part.rows].permute(0, 2, 3, 1).reshape(-1, len(weight))  # (p, o)
+                grad_kernel += grad_pixels.T @ taps.read(part)
+                taps.read_backward(part, grad_pixels @ kernel, gradients)
+        grad_table, grad_offset, grad_mask = gradients
+        return (
+            grad_table.view(b, h + 2, w + 2, c)[:, 1:-1, 1:-1].permute(0, 3, 1, 2),
+            grad_offset,
+            grad_mask,
+            grad_kernel.view(len(weight), *weight.shape[2:], c).permute(0, 3, 1, 2),
+            grad_out.sum((0, 2, 3)) if ctx.needs_input_grad[4] else None,
+            *[None] * 4,
+        )
 
 
-def _before(position: Tensor, size: int) -> Tensor:
-    """The pixels before positions along one axis, counted with the zeros around; they are taken off the positions."""
+class _Part(NamedTuple):
+    """What some rows of the output read."""
+
+    rows: slice
+    y: Tensor  # (b, n, w_out, k, d): how far beyond the pixels before it each tap is
+    x: Tensor
+    inside_y: Tensor  # whether it is where the frame, with the zeros around, reaches; same shape
+    inside_x: Tensor
+    index: Tensor  # (p * k * d, 4), rows of the table: the pixels around a tap, above left, above right, below ...
+    share: Tensor  # (p * k * d, 4), their shares
+
+
+class _Taps:
+    """Reads the displaced taps, some rows of the output at a time."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        offset: Tensor,
+        mask: Tensor,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        deform_groups: int,
+    ):
+        b, c, *self.size = x.shape
+        self.k, self.deform_groups = kernel_size[0] * kernel_size[1], deform_groups
+        table = x.new_zeros(b, self.size[0] + 2, self.size[1] + 2, c)
+        table[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
+        self.table = table.view(-1, c // deform_groups)  # (b * (h + 2) * (w + 2) * d, c / d)
+        self.given = offset, mask
+        self.offset, self.mask = self._by_pixel(offset, 2), self._by_pixel(mask, 1)[0]
+        taps = [
+            torch.arange(size).mul_(far)[:, None] + torch.arange(length).mul_(step) - pad
+            for size, length, far, step, pad in zip(kernel_size, offset.shape[2:], dilation, stride, padding)
+        ]  # undisplaced, (kh, h_out) and (kw, w_out)
+        self.tap_y = taps[0].T.repeat_interleave(kernel_size[1], 1)[:, None, :, None].to(x)  # (h_out, 1, k, 1)
+        self.tap_x = taps[1].T.repeat(1, kernel_size[0])[:, :, None].to(x)  # (w_out, k, 1)
+
+    def _by_pixel(self, values: Tensor, number: int) -> Tensor:
+        """(b, d * k * number, h_out, w_out) -> (number, b, h_out, w_out, k, d), a view."""
+        return values.view(len(values), self.deform_groups, self.k, number, *values.shape[2:]).permute(3, 0, 4, 5, 2, 1)
+
+    def parts(self) -> Iterator[_Part]:
+        """The parts that the output is computed in."""
+        b, h_out, w_out, k, deform_groups = self.mask.shape
+        samples = b * w_out * k * deform_groups * self.table.size(1)  # of a row
+        height = max(1, SAMPLES // max(1, samples))
+        for top in range(0, h_out if b else 0, height):
+            yield self._part(slice(top, top + height))
+
+    def _part(self, rows: slice) -> _Part:
+        (h, w), mask = self.size, self.mask[:, rows]
+        y, inside_y, row = _located(self.offset[0, :, rows] + self.tap_y[rows], h)
+        x, inside_x, column = _located(self.offset[1, :, rows] + self.tap_x, w)
+        dtype = torch.int32 if len(self.table) < 2**31 else torch.int64
+        frame = torch.arange(len(mask), dtype=dtype).view(-1, 1, 1, 1, 1) * (h + 2)
+        first = (frame + row.to(dtype)) * (w + 2) + column.to(dtype)
+        first = first * self.deform_groups + torch.arange(self.deform_groups, dtype=dtype)
+        index = torch.empty(*first.shape, CORNERS, dtype=dtype)
+        around = self.deform_groups * torch.tensor((0, 1, w + 2, w + 3), dtype=dtype)
+        torch.add(first.unsqueeze(-1), around, out=index)
+        below = y * mask
+        above = mask - below
+        share = mask.new_empty(*first.shape, CORNERS)
+        for place, one in enumerate((above, below)):
+            torch.mul(one, x, out=share[..., 2 * place + 1])
+            torch.sub(one, share[..., 2 * place + 1], out=share[..., 2 * place])
+        return _Part(rows, y, x, inside_y, inside_x, index.view(-1, CORNERS), share.view(-1, CORNERS))
+
+    def read(self, part: _Part) -> Tensor:
+        """(p, k * c)."""
+        columns = F.embedding_bag(part.index, self.table, per_sample_weights=part.share, mode='sum')
+        return columns.view(-1, self.k * self.deform_groups * self.table.size(1))
+
+    def zero_gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the table, offset and mask, for `read_backward`."""
+        return torch.zeros_like(self.table), *(torch.zeros_like(values) for values in self.given)
+
+    def read_backward(self, part: _Part, grad_columns: Tensor, gradients: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Add to the gradients what a part gives, by the gradients of what `read` gave."""
+        grad_table, grad_offset, grad_mask = gradients
+        grad_columns, index = grad_columns.view(-1, self.table.size(1)), part.index.flatten()
+        dtype = index.dtype
+        read, order = index.sort(stable=True)  # by pixel
+        first = torch.searchsorted(read, torch.arange(len(self.table), dtype=dtype), out_int32=dtype == torch.int32)
+        share, taps = part.share.flatten()[order], order.floor_divide(CORNERS).to(dtype)
+        grad_table += F.embedding_bag(taps, grad_columns, first, per_sample_weights=share, mode='sum')
+
+        taps = torch.arange(len(part.index), dtype=dtype)
+        grad_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad_columns, self.table, index, taps * CORNERS, taps.repeat_interleave(CORNERS), 0
+        )
+        above, below = grad_share.view(*part.y.shape, 2, 2).unbind(-2)  # each (b, n, w_out, k, d, left and right)
+        mask = self.mask[:, part.rows]
+        grad_offset, grad_mask = self._by_pixel(grad_offset, 2), self._by_pixel(grad_mask, 1)
+        left, right = torch.lerp(above, below, part.y.unsqueeze(-1)).unbind(-1)
+        grad_mask[0, :, part.rows] = torch.lerp(left, right, part.x)
+        grad_offset[1, :, part.rows] = (right - left) * mask * part.inside_x
+        left, right = (below - above).unbind(-1)
+        grad_offset[0, :, part.rows] = torch.lerp(left, right, part.x) * mask * part.inside_y
+
+
+def _located(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of positions along one axis what is left of them beyond the pixels before them, in place of them.
+
+    Returns:
+        That; whether they are where the frame, with the zeros around, reaches; the pixels before, counted with the
+        zeros around. All of the same shape.
+    """
+    inside = (position >= -1) & (position < size)
     position.clamp_(-1, size)  # what is further away reads nothing either
     before = position.floor().clamp_(max=size - 1)
     position.sub_(before)
-    return before.nan_to_num_(-1).add_(1)  # where a position is NaN, so are its shares, and what is read
+    return position, inside, before.nan_to_num_(-1).add_(1)  # where a position is NaN, so are its shares

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.ops import deform_conv, tiled_deform_conv
+from basicsr_plugins.ops import deform_conv, gathered_deform_conv, tiled_deform_conv
 from basicsr_plugins.ops.deform_conv import (
     ModulatedDeformConv2d,
     available_backends,
@@ -18,14 +18,16 @@ from basicsr_plugins.ops.deform_conv import (
 )
 
 NAMES = ('x', 'offset', 'mask', 'weight', 'bias')
+OURS = ['pytorch, tiled', 'pytorch, gathered']
 BACKENDS = [
     pytest.param(
         name,
         marks=pytest.mark.skipif(
-            name not in available_backends(), reason=f'{name} with operators is not installed (scripts/install_mmcv.sh)'
+            name.split(',')[0] not in available_backends(),
+            reason=f'{name} with operators is not installed (scripts/install_mmcv.sh)',
         ),
     )
-    for name in ('torchvision', 'mmcv', 'pytorch')
+    for name in ('torchvision', 'mmcv', *OURS)
 ]
 
 # size, channels in and out, batch, kernel, stride, padding, dilation, groups, deform_groups
@@ -38,6 +40,14 @@ CASES = {
     'one pixel': ((1, 1), 4, 2, 1, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1),
     'one output row': ((3, 8), 2, 2, 2, (3, 3), (1, 1), (0, 1), (1, 1), 1, 2),
 }
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """Its name; of our own, one of the two ways is taken whatever the number of channels."""
+    name, _, way = request.param.partition(', ')
+    monkeypatch.setattr(deform_conv, 'WIDE', 1 if way == 'gathered' else math.inf)
+    return name
 
 
 def make_case(case, dtype=torch.float64, spread=1.5, seed=0):
@@ -130,7 +140,7 @@ def references():
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
 @pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', BACKENDS, indirect=True)
 def test_agrees_with_loops(backend, case, dtype, references):
     inputs, options = make_case(case, dtype)
     ours = result_and_gradients(lambda *t: modulated_deform_conv2d(*t, **options, backend=backend), inputs)
@@ -138,7 +148,7 @@ def test_agrees_with_loops(backend, case, dtype, references):
     assert_close(ours, references[case], 1e-12 if dtype == torch.float64 else 2e-5)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', BACKENDS, indirect=True)
 def test_taps_that_leave_the_frame_read_zero(backend):
     inputs, options = make_case('plain')
     x, offset, mask, weight, bias = inputs
@@ -151,7 +161,7 @@ def test_taps_that_leave_the_frame_read_zero(backend):
     assert grad_offset.abs().max() == 0
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', BACKENDS, indirect=True)
 def test_zero_offset_is_plain_convolution(backend):
     inputs, options = make_case('stride 2, dilation 2', torch.float32)
     x, offset, mask, weight, bias = inputs
@@ -162,17 +172,18 @@ def test_zero_offset_is_plain_convolution(backend):
     torch.testing.assert_close(ours, torch.nn.functional.conv2d(x, weight, bias, **options))
 
 
+@pytest.mark.parametrize('backend', OURS, indirect=True)
 @pytest.mark.parametrize('width', [9, 320, 2048])
-def test_whole_pixels_take_the_derivative_towards_larger_coordinates(width):
+def test_whole_pixels_take_the_derivative_towards_larger_coordinates(width, backend):
     """Where EFAR's offsets start. Torchvision's float64 gradient is on that side as well."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 2, 5, width, generator=generator)
     offset = torch.randint(-2, 3, (1, 18, 5, width), generator=generator).float()
     mask, weight = torch.rand(1, 9, 5, width, generator=generator), torch.randn(2, 2, 3, 3, generator=generator)
     gradients = []
-    for backend, dtype in (('pytorch', torch.float32), ('torchvision', torch.float64)):
+    for name, dtype in ((backend, torch.float32), ('torchvision', torch.float64)):
         inputs = [t.to(dtype).requires_grad_() for t in (x, offset, mask, weight)]
-        out = modulated_deform_conv2d(*inputs, padding=1, backend=backend)
+        out = modulated_deform_conv2d(*inputs, padding=1, backend=name)
         gradients.append(torch.autograd.grad(out.sum(), inputs))
     for ours, expected in zip(*gradients):
         torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-4)
@@ -184,6 +195,17 @@ def test_tiles_do_not_show(monkeypatch, split):
     monkeypatch.setattr(tiled_deform_conv, 'TILE_SAMPLES_CPU', 4 * 9 * 16 * 5)
     monkeypatch.setattr(tiled_deform_conv, 'TILE_WIDTH_CPU', 16)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: split)
+    check_large(monkeypatch)
+
+
+@pytest.mark.parametrize('samples', [1, 4 * 9 * 70 * 5], ids=['row by row', 'five rows'])
+def test_gathered_parts_do_not_show(monkeypatch, samples):
+    monkeypatch.setattr(deform_conv, 'WIDE', 1)
+    monkeypatch.setattr(gathered_deform_conv, 'SAMPLES', samples)
+    check_large(monkeypatch)
+
+
+def check_large(monkeypatch):
     monkeypatch.setitem(CASES, 'large', ((33, 70), 4, 3, 1, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1))
     results = []
     for backend in ('pytorch', 'torchvision'):
@@ -193,17 +215,30 @@ def test_tiles_do_not_show(monkeypatch, split):
     assert_close(*results, 1e-12)
 
 
-def test_gradcheck():
+@pytest.mark.parametrize(
+    ('channels', 'deform_groups', 'is_gathered'), [(32, 1, True), (31, 1, False), (64, 2, True), (64, 8, False)]
+)
+def test_many_channels_with_the_same_offset_are_gathered(monkeypatch, channels, deform_groups, is_gathered):
+    calls, apply = [], deform_conv.GatheredDeformConv.apply
+    monkeypatch.setattr(deform_conv.GatheredDeformConv, 'apply', lambda *args: calls.append(1) or apply(*args))
+    x, offset, mask = (torch.zeros(1, c, 5, 6) for c in (channels, 18 * deform_groups, 9 * deform_groups))
+    options = {'padding': 1, 'deform_groups': deform_groups, 'backend': 'pytorch'}
+    modulated_deform_conv2d(x, offset, mask, torch.zeros(2, channels, 3, 3), **options)
+    assert bool(calls) == is_gathered
+
+
+@pytest.mark.parametrize('backend', OURS, indirect=True)
+def test_gradcheck(backend):
     inputs, options = make_case('deform_groups 2, batch 2')
     assert torch.autograd.gradcheck(
-        lambda *t: modulated_deform_conv2d(*t, **options, backend='pytorch'), inputs, fast_mode=True
+        lambda *t: modulated_deform_conv2d(*t, **options, backend=backend), inputs, fast_mode=True
     )
     inputs, options = make_case('one output row')
-    assert torch.autograd.gradcheck(lambda *t: modulated_deform_conv2d(*t, **options, backend='pytorch'), inputs)
+    assert torch.autograd.gradcheck(lambda *t: modulated_deform_conv2d(*t, **options, backend=backend), inputs)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=['float16', 'bfloat16'])
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', BACKENDS, indirect=True)
 def test_half_precision_rounds_only_inputs_and_result(backend, dtype):
     """Positions past 256 px: in bfloat16 they would be off by whole pixels."""
     generator = torch.Generator().manual_seed(0)
@@ -221,7 +256,7 @@ def test_half_precision_rounds_only_inputs_and_result(backend, dtype):
         torch.testing.assert_close(ours_grad, expected_grad)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', BACKENDS, indirect=True)
 def test_autocast_and_mixed_dtypes(backend):
     """As in a network under autocast: features and mask in bfloat16, offsets (flow added) and weights in float32."""
     inputs, options = make_case('deform_groups 2, batch 2', torch.float32)
@@ -240,7 +275,7 @@ def test_autocast_and_mixed_dtypes(backend):
     torch.testing.assert_close(grad_weight, expected_grad_weight)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', BACKENDS, indirect=True)
 def test_memory_layout_does_not_matter(backend):
     inputs, options = make_case('deform_groups 2, batch 2')
     expected = modulated_deform_conv2d(*inputs, **options, backend=backend)
@@ -257,18 +292,19 @@ def test_memory_layout_does_not_matter(backend):
     assert torch.equal(ours, expected)
 
 
-def test_not_a_number_stays_where_it_is_read():
+@pytest.mark.parametrize('backend', OURS, indirect=True)
+def test_not_a_number_stays_where_it_is_read(backend):
     inputs, options = make_case('plain')
     x, offset, mask, weight, bias = (t.detach() for t in inputs)
-    expected = modulated_deform_conv2d(x, offset, mask, weight, bias, **options, backend='pytorch')
+    expected = modulated_deform_conv2d(x, offset, mask, weight, bias, **options, backend=backend)
     offset[:, 0, 2, 3] = float('nan')
-    ours = modulated_deform_conv2d(x, offset, mask, weight, bias, **options, backend='pytorch')
+    ours = modulated_deform_conv2d(x, offset, mask, weight, bias, **options, backend=backend)
     elsewhere = torch.ones(5, 6, dtype=torch.bool)
     elsewhere[2, 3] = False
     torch.testing.assert_close(ours[..., elsewhere], expected[..., elsewhere])
 
 
-@pytest.mark.parametrize('backend', ['torchvision', 'pytorch'])
+@pytest.mark.parametrize('backend', ['torchvision', *OURS], indirect=True)
 def test_empty_batch(backend):
     inputs = [torch.zeros(0, 4, 5, 6), torch.zeros(0, 18, 5, 6), torch.zeros(0, 9, 5, 6), torch.ones(2, 4, 3, 3)]
     inputs = [t.requires_grad_() for t in inputs]
@@ -278,7 +314,7 @@ def test_empty_batch(backend):
     assert torch.equal(gradients[3], torch.zeros(2, 4, 3, 3))
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', BACKENDS, indirect=True)
 def test_module_is_the_function_with_its_weights(backend):
     inputs, options = make_case('uneven', torch.float32)
     module = ModulatedDeformConv2d(2, 2, (1, 5), **options, backend=backend)
@@ -373,7 +409,7 @@ def test_inputs_that_do_not_fit_are_refused(change, message):
         modulated_deform_conv2d(**{**inputs, **change})
 
 
-@pytest.mark.parametrize('backend', BACKENDS[:2])
+@pytest.mark.parametrize('backend', BACKENDS[:2], indirect=True)
 def test_more_columns_than_32_bits_count_are_refused(backend):
     """Expanded tensors, so that the refusal itself needs no memory."""
     size = (2**13, 2**13)
