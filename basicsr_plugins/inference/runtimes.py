@@ -36,7 +36,7 @@ def on_runtime(net: nn.Module | Export, runtime: str = 'auto', dtype: torch.dtyp
             CPU where it is installed and the network can be converted, else PyTorch; for an exported network the first
             of OpenVINO and ONNX Runtime that is installed.
         dtype: Of its computation. OpenVINO takes bfloat16 and float16 where the processor has them, TensorRT float16;
-            flow, and positions between pixels, stay in float32.
+            positions between pixels stay in float32, and so does flow, but for OpenVINO's convolutions.
 
     Returns:
         For PyTorch the network itself, its weights laid out for speed; it computes in the dtype that `UpscaleSettings`
@@ -136,7 +136,7 @@ class Computation:
         flat = flatten(inputs)
         key = (step, *flat)
         if key not in self._sessions:
-            self._sessions[key] = self.runtime.load(self.source.model(step, inputs), precise=step == 'flow')
+            self._sessions[key] = self.runtime.load(self.source.model(step, inputs), is_flow=step == 'flow')
         arrays = {name: value.detach().float().contiguous().numpy() for name, value in flat.items()}
         outputs = self._sessions[key](arrays)
         tensors = tuple(torch.from_numpy(array) for array in outputs.values())

@@ -66,12 +66,12 @@ class Runtime(ABC):
         """In what it computes on this machine, float32 first."""
 
     @abstractmethod
-    def load(self, model: Model, precise: bool = False) -> Session:
+    def load(self, model: Model, is_flow: bool = False) -> Session:
         """A function that runs a model.
 
         Args:
             model: ONNX, or a file of it.
-            precise: Whether it computes in float32 whatever the dtype.
+            is_flow: Whether it estimates flow, which has to be right to some hundredths of a pixel.
         """
 
 
@@ -85,17 +85,17 @@ class OnnxRuntime(Runtime):
     def dtypes(cls) -> tuple[torch.dtype, ...]:
         return (torch.float32,)
 
-    def providers(self, precise: bool) -> list:
+    def providers(self, is_flow: bool) -> list:
         return [self.provider]
 
-    def load(self, model: Model, precise: bool = False) -> Session:
+    def load(self, model: Model, is_flow: bool = False) -> Session:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.num_thread
         options.log_severity_level = 3  # errors
         source = model if isinstance(model, bytes) else str(model)
-        session = onnxruntime.InferenceSession(source, options, providers=self.providers(precise))
+        session = onnxruntime.InferenceSession(source, options, providers=self.providers(is_flow))
         taken = [value.name for value in session.get_inputs()]  # not what a step takes and does not use
         names = [value.name for value in session.get_outputs()]
         return lambda arrays: dict(zip(names, session.run(names, {name: arrays[name] for name in taken})))
@@ -120,13 +120,17 @@ class TensorRT(OnnxRuntime):
     def dtypes(cls) -> tuple[torch.dtype, ...]:
         return (torch.float32, torch.float16)
 
-    def providers(self, precise: bool) -> list:
-        options = {'trt_fp16_enable': self.dtype == torch.float16 and not precise}
+    def providers(self, is_flow: bool) -> list:
+        options = {'trt_fp16_enable': self.dtype == torch.float16 and not is_flow}
         return [(self.provider, options), 'CUDAExecutionProvider', 'CPUExecutionProvider']
 
 
 class OpenVINO(Runtime):
-    """Intel's OpenVINO on the CPU."""
+    """Intel's OpenVINO on the CPU.
+
+    Convolutions that estimate flow compute in the dtype too: what they give is added up in float32, and flow itself is
+    wrong by ten times as much (docs/measurements.md).
+    """
 
     name, package, extra = 'openvino', 'openvino', 'openvino'
     capabilities = (('BF16', torch.bfloat16), ('FP16', torch.float16))
@@ -142,18 +146,18 @@ class OpenVINO(Runtime):
         known = _openvino_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         return (torch.float32, *(dtype for name, dtype in cls.capabilities if name in known))
 
-    def load(self, model: Model, precise: bool = False) -> Session:
-        dtype = torch.float32 if precise else self.dtype
+    def load(self, model: Model, is_flow: bool = False) -> Session:
         model = self._core.read_model(model, b'') if isinstance(model, bytes) else self._core.read_model(str(model))
-        if dtype != torch.float32:
+        is_exact = self.dtype == torch.float32
+        if not is_exact:
             self._keep_positions(model)
         settings = {
             'INFERENCE_NUM_THREADS': self.num_thread,
-            'INFERENCE_PRECISION_HINT': self.hints[dtype],
+            'INFERENCE_PRECISION_HINT': self.hints[self.dtype],
             'PERFORMANCE_HINT': 'LATENCY',
             'ENABLE_CPU_PINNING': False,  # two processes would share one core
         }
-        return _OpenVINOSession(self._core, self._core.compile_model(model, 'CPU', settings), dtype == torch.float32)
+        return _OpenVINOSession(self._core, self._core.compile_model(model, 'CPU', settings), is_exact)
 
     def _keep_positions(self, model) -> None:
         """Keep positions between pixels in float32: bfloat16 would move them by parts of a pixel.
