@@ -2,7 +2,8 @@
 
     python scripts/benchmark_inference.py                        # 320x180 -> 1280x720, this machine's CPU
     python scripts/benchmark_inference.py --runtimes openvino --dtypes bfloat16 --num-frame 5 --repeat 5
-    python scripts/benchmark_inference.py --device cuda --dtypes float32 bfloat16 float16 --num-frame 30 --json gpu.json
+    python scripts/benchmark_inference.py --device cuda --runtimes torch compiled --dtypes float32 bfloat16 float16 \
+        --num-frame 30 --json gpu.json
 
 Weights are random: no time depends on them. All take turns in each repeat, so that what else the machine does hits all
 alike; seconds are medians, ratios are medians of the ratios within one repeat. The first run of each, which converts
@@ -36,6 +37,7 @@ from basicsr_plugins.upscaling import choose_device
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 TOOLBOX = "the toolbox's BasicVSR"
+COMPILED = 'compiled'
 AMX = 'amx_bf16' in (Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else '')
 GOALS = {  # network and dtype -> ratio to the toolbox's BasicVSR in float32
     ('EFAR', 'float32'): 0.58,
@@ -124,11 +126,11 @@ def prepare(args):
     for network, runtime, dtype in itertools.product(args.networks, args.runtimes, args.dtypes):
         name = f'{network}, {runtime}, {dtype}'
         try:
-            net = on_runtime(nets[network], runtime, DTYPES[dtype])
+            net = on_runtime(nets[network], 'torch' if runtime == COMPILED else runtime, DTYPES[dtype])
         except InputError as error:
             print(f'left out: {name}: {error}')
             continue
-        runs[name] = lambda frames, net=net, dtype=dtype: through_engine(net, frames, DTYPES[dtype])
+        runs[name] = partial(through_engine, net, dtype=DTYPES[dtype], compiled=runtime == COMPILED)
     return runs
 
 
@@ -139,8 +141,8 @@ def whole_clip(net, frames, dtype):
         return net(frames[None].to(device))[0].float().cpu()
 
 
-def through_engine(net, frames, dtype):
-    settings = UpscaleSettings(segment=len(frames), dtype=dtype, scene_cuts=False)
+def through_engine(net, frames, dtype, compiled=False):
+    settings = UpscaleSettings(segment=len(frames), dtype=dtype, scene_cuts=False, compiled=compiled)
     return torch.stack([frame.cpu() for frame in upscale_frames(net, frames, settings)])
 
 

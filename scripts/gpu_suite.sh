@@ -29,7 +29,7 @@ read -r size frames batch <<<"${TRAINING:-64x64 15 4}"
     --json "$out/training.json" || status=1
 # upscaling: EFAR and BasicVSR through the engine, against the toolbox's BasicVSR
 read -r size frames channels blocks <<<"${UPSCALING:-180x320 30 64 30}"
-"$python" scripts/benchmark_inference.py --device "$device" --runtimes torch --dtypes float32 bfloat16 float16 \
+"$python" scripts/benchmark_inference.py --device "$device" --runtimes torch compiled --dtypes float32 bfloat16 float16 \
     --size "$size" --num-frame "$frames" --num-feat "$channels" --num-block "$blocks" \
     --json "$out/upscaling.json" 2>&1 | tee "$out/upscaling.txt" || status=1
 # cost at published sizes; the clips only have to be there

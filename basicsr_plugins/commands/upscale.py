@@ -29,6 +29,7 @@ from basicsr_plugins.inference.settings import UpscaleSettings
 from basicsr_plugins.output_size import parse_output_size
 from basicsr_plugins.upscaling import choose_weights, load_network, upscale
 from basicsr_plugins.upscaling_shared import is_shared, upscale_shared
+from basicsr_plugins.video.film_target import ENCODERS
 from basicsr_plugins.video.media import VideoSettings
 from basicsr_plugins.video.opening import open_source
 
@@ -67,6 +68,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=('auto', *DTYPES),
         help="of the computation; auto: the fastest that is as good as float32 on the film's first frames",
     )
+    group.add_argument(
+        '--compile',
+        action='store_true',
+        help="compile PyTorch's steps, on CUDA to CUDA graphs: faster after a slow start",
+    )
     group = parser.add_argument_group('size (default: as the network enlarges; of one that cannot, frames are resized)')
     group.add_argument('--scale', help='a factor, 2.7 or 8/3, or two, horizontal by vertical, 3x1.5; from 1 to 16')
     group.add_argument('--size', metavar='WxH', help='the size of the frames, as 1920x1080')
@@ -83,7 +89,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument('--state-dtype', default='float32', choices=('float32', 'float16'), help='of states on disk')
     group.add_argument('--temp-dir', type=Path, help='folder for temporary files; default: beside the output')
     group = parser.add_argument_group('output')
-    group.add_argument('--codec', default='h264', choices=('h264', 'hevc'))
+    group.add_argument('--codec', default='h264', choices=tuple(ENCODERS), help='..._nvenc: by an NVIDIA GPU')
     group.add_argument('--crf', type=float, default=18, help='quality, 0 (best) to 51')
     group.add_argument('--preset', default='medium', help="the encoder's speed")
     group.add_argument('--pix-fmt', help='for example yuv444p; default: as the input has it')
@@ -112,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         weights, note = choose_weights(args.input, args.device)
         if is_first:
             print(f'note: {note or f"the weights are {weights}."}', file=sys.stderr)
-    load = partial(load_network, weights, args.network, args.device, None, args.runtime)
+    runtime = 'torch' if args.compile and args.runtime == 'auto' else args.runtime
+    load = partial(load_network, weights, args.network, args.device, None, runtime)
     if args.dtype == 'auto':
         dtype, why = choose_dtype(load, open_source(args.input))
         print(f'note: {why}', file=sys.stderr)
@@ -129,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tile=tile_side(args.tile),
         tile_overlap=args.tile_overlap,
         scene_cuts=not args.no_scene_cuts,
+        compiled=args.compile,
     )
     video = VideoSettings(
         codec=args.codec,

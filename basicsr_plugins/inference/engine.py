@@ -43,7 +43,7 @@ from basicsr_plugins.archs.recurrent import split_times
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.inference.buffers import DiskFrames, FramesFrom
 from basicsr_plugins.inference.chunks import restore_chunks
-from basicsr_plugins.inference.prepared import prepared
+from basicsr_plugins.inference.prepared import compiled, prepared
 from basicsr_plugins.inference.propagation import restore_exactly, restore_stream
 from basicsr_plugins.inference.scenes import SceneDetector
 from basicsr_plugins.inference.settings import Progress, UpscaleSettings, precision
@@ -110,6 +110,8 @@ def upscale_pairs(
         raise InputError(
             f'dtype is {settings.dtype}, but {spec.name} estimates optical flow, which needs torch.float32.'
         )
+    if settings.compiled and hasattr(net, 'runtime'):
+        raise InputError(f'compiled: that is for PyTorch, but {spec.name} runs by {net.runtime}.')
     if spec.time_scale != 1 and spec.steps is None:
         raise InputError(f'{spec.name} makes frames between those it is given, and has no steps: it cannot upscale.')
     done = skip // spec.time_scale  # LR frames
@@ -125,12 +127,14 @@ def _after(pairs: Iterator, skip: int) -> Iterator:
 def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
     """Sentences about what a user should know of how a network is run."""
     spec = spec_of(net)
+    notes = [f'{spec.name} has no steps, and is not compiled.'] if settings.compiled and spec.steps is None else []
     if spec.input_type != 'sequence' or spec.steps is not None:
-        return []
+        return notes
     lost = ', so mode exact is not what one pass over the film gives' if settings.mode == 'exact' else ''
     return [
+        *notes,
         f'{spec.name} has no steps and runs over chunks of {settings.segment} frames, with {settings.lookahead} more '
-        f'on each side{lost}.'
+        f'on each side{lost}.',
     ]
 
 
@@ -138,8 +142,10 @@ def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
 def _upscale(net, frames, settings, skip, progress, keep):
     """Pairs from LR frame `skip` on; where scenes meet, the last frame of the first stays for one between them."""
     last = None  # of the scene before, where a frame between is missing
-    with prepared(net, settings.dtype) as net:
+    with prepared(net, settings.dtype) as net, contextlib.ExitStack() as stack:
         spec = spec_of(net)
+        if settings.compiled and spec.steps is not None:
+            stack.enter_context(compiled(spec.steps, device_of(net)))
         for size, scene in _scenes(frames, settings.scene_cuts, progress):
             missing = max(skip - progress.count['upscale'], 0)
             of_size = replace(settings, tile=settings.tile_side(size))

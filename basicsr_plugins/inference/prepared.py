@@ -1,4 +1,4 @@
-"""Prepare a PyTorch network for the frames that it is to upscale: the layout and the dtype of its weights.
+"""Prepare a PyTorch network for the frames that it is to upscale: layout and dtype of its weights, compiled steps.
 
 Convolutions are fastest where a pixel's channels lie side by side (`torch.channels_last`), in bfloat16 on a processor
 with AMX several times so: the layout of their weights is that of their results.
@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from basicsr_plugins.archs.recurrent import State, Steps
+from basicsr_plugins.errors import InputError, one_line
+from basicsr_plugins.inference.replaced_steps import STEPS
 
 CAST = (nn.modules.conv._ConvNd, nn.Linear)  # what autocast computes in half precision, with weights of their own
 
@@ -53,3 +58,54 @@ def _cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
         if isinstance(module, CAST):
             module.register_forward_pre_hook(cast_once)
     return net
+
+
+@contextlib.contextmanager
+def compiled(steps: Steps, device: torch.device | None) -> Iterator[None]:
+    """Context in which steps are compiled when they are first used (`torch.compile`), on CUDA to CUDA graphs.
+
+    Where that fails, the step goes on as it is, and a warning says so.
+    """
+    names = [name for name in STEPS if steps.has_step(name)]
+    for name in names:
+        vars(steps)[name] = _Compiled(getattr(steps, name), device is not None and device.type == 'cuda')
+    try:
+        yield
+    finally:
+        for name in names:
+            del vars(steps)[name]
+
+
+class _Compiled:
+    """A step that is compiled.
+
+    Its first calls run the step as it is, too: then its layers have cast their weights, for of the second all inputs
+    are there.
+    """
+
+    def __init__(self, step: Callable[..., State], on_cuda: bool):
+        self.__name__ = step.__name__
+        self._step, self._on_cuda = step, on_cuda
+        self._run = torch.compile(step, **({'mode': 'reduce-overhead'} if on_cuda else {}))
+        self._warm_up = 2
+
+    def __call__(self, **inputs: State | None) -> State:
+        if self._run is None:
+            return self._step(**inputs)
+        if self._warm_up:
+            self._step(**inputs)
+            self._warm_up -= 1
+        try:
+            if self._on_cuda:
+                torch.compiler.cudagraph_mark_step_begin()
+            result = self._run(**inputs)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the compilers' own are many
+            warnings.warn(f'{self.__name__} is not compiled ({one_line(error)[:300]}).', stacklevel=2)
+            self._run = None
+            return self._step(**inputs)
+        if not self._on_cuda:
+            return result
+        # a CUDA graph writes there again
+        return tuple(one.clone() for one in result) if isinstance(result, tuple) else result.clone()

@@ -38,6 +38,7 @@ class UpscaleSettings:
         whole_dir: Folder for what tiles are put together to (states, HR frames), on the CPU; None: in memory.
         scene_cuts: Whether cuts are looked for, and each scene upscaled by itself.
         blend: Whether chunks are faded into each other, over at most half a chunk.
+        compiled: Whether PyTorch's steps are compiled, see `inference.prepared`: the first frames wait for it.
 
     Raises:
         InputError: If a value is out of its range.
@@ -55,6 +56,7 @@ class UpscaleSettings:
     whole_dir: Path | None = None
     scene_cuts: bool = True
     blend: bool = False
+    compiled: bool = False
 
     def __post_init__(self):
         for name, choices in (('mode', MODES), ('state_dtype', STATE_DTYPES), ('dtype', DTYPES)):

@@ -29,7 +29,7 @@ class Joining:
         source: Where its frames and other streams come from.
         segments: Its pieces, in order.
         container: `mp4`, `mov` or `matroska`.
-        codec: `h264` or `hevc`.
+        codec: Of `film_target.ENCODERS`.
         time_base: Seconds of its unit of time.
         rate: Frames per second.
         num_written: Its frames.
@@ -59,7 +59,7 @@ class Joining:
             )
             video = output.add_stream_from_template(first.streams.video[0], opaque=True)
             video.time_base = self.time_base
-            if self.codec == 'hevc' and self.container in ('mp4', 'mov'):
+            if self.codec.startswith('hevc') and self.container in ('mp4', 'mov'):
                 video.codec_context.codec_tag = HVC1
             packets = self._video_packets(video, timeline)
             if self.source.is_video:

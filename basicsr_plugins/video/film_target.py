@@ -32,15 +32,16 @@ from basicsr_plugins.video.colour import (
 from basicsr_plugins.video.film_join import Joining, add_copy
 from basicsr_plugins.video.film_segment import Segment, is_whole, read_times
 from basicsr_plugins.video.film_source import open_container
-from basicsr_plugins.video.media import Source, Target, VideoSettings
+from basicsr_plugins.video.media import PRESETS, Source, Target, VideoSettings
 from basicsr_plugins.video.work_folder import OWN
 
 CONTAINERS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska'}
-ENCODERS = {'h264': 'libx264', 'hevc': 'libx265'}
+ENCODERS = {'h264': 'libx264', 'hevc': 'libx265', 'h264_nvenc': 'h264_nvenc', 'hevc_nvenc': 'hevc_nvenc'}
 ENCODER_OPTIONS = {
     'h264': {'threads': '8'},
     'hevc': {'x265-params': 'frame-threads=2:log-level=error'},
 }
+NVENC_PRESETS = dict(zip(PRESETS, ('p1', 'p1', 'p2', 'p3', 'p3', 'p4', 'p5', 'p6', 'p7', 'p7')))
 LARGEST_TERM = 1000  # of the fraction that says the shape of a pixel
 COPIED_TYPES = ('audio', 'subtitle', 'attachment')
 
@@ -77,8 +78,10 @@ class VideoTarget(Target):
                 output.start_encoding()
             except av.error.FFmpegError as error:
                 h, w = self.size
+                needs = '; it needs an NVIDIA GPU and its driver' if _is_nvenc(self.settings.codec) else ''
                 raise InputError(
-                    f'{self.path}: {encoder.name} refuses frames of {w}x{h} as {self.format.name} ({one_line(error)}).'
+                    f'{self.path}: {encoder.name} refuses frames of {w}x{h} as {self.format.name} '
+                    f'({one_line(error)}){needs}.'
                 ) from error
         self._copied = self._find_copied()
 
@@ -167,11 +170,7 @@ class VideoTarget(Target):
         context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
         if self._aspect:
             context.sample_aspect_ratio = self._aspect
-        context.options = {
-            'crf': f'{self.settings.crf:g}',
-            'preset': self.settings.preset,
-            **ENCODER_OPTIONS[self.settings.codec],
-        }
+        context.options = _encoder_options(self.settings)
         return stream
 
     def _find_done(self) -> int:
@@ -281,6 +280,16 @@ def _find_encoder(codec: str) -> av.Codec:
             f'codec: this PyAV has no encoder {ENCODERS[codec]} for {codec}; '
             f'install PyAV from PyPI (pip install av){" or use " + others if others else ""}.'
         ) from None
+
+
+def _is_nvenc(codec: str) -> bool:
+    return codec.endswith('_nvenc')
+
+
+def _encoder_options(settings: VideoSettings) -> dict[str, str]:
+    if _is_nvenc(settings.codec):  # constant quality by `cq`, whose 0 leaves the choice to the encoder
+        return {'rc': 'vbr', 'cq': f'{max(settings.crf, 1):g}', 'b': '0', 'preset': NVENC_PRESETS[settings.preset]}
+    return {'crf': f'{settings.crf:g}', 'preset': settings.preset, **ENCODER_OPTIONS[settings.codec]}
 
 
 def _output_format(encoder: av.Codec, source: Source, settings: VideoSettings) -> PlanarFormat:

@@ -30,9 +30,10 @@ class VideoSettings:
     """How an output is written.
 
     Args:
-        codec: `h264` (plays everywhere) or `hevc` (smaller files; .mp4, .mkv, .mov).
-        crf: Constant quality of x264 and x265, lower is better: at 18 the loss is not seen, 0 to 2 is near lossless.
-        preset: Their speed, `ultrafast` to `veryslow`; slower makes smaller files of the same quality.
+        codec: `h264` (plays everywhere) or `hevc` (smaller files; .mp4, .mkv, .mov), by x264 and x265 on the CPU;
+            `h264_nvenc` and `hevc_nvenc` by an NVIDIA GPU, faster, and larger for the same quality.
+        crf: Constant quality, lower is better: at 18 the loss is not seen, 0 to 2 is near lossless.
+        preset: The encoder's speed, `ultrafast` to `veryslow`; slower makes smaller files of the same quality.
         pix_fmt: The encoder's pixel format, as yuv420p or yuv444p10le; None: the source's chroma and depth, where the
             encoder has them, and yuv420p for images (yuv420p10le for those of 16 bits).
         segment_frames: A video is written in segments of so many frames, each with a key frame first; an interrupted

@@ -1,5 +1,6 @@
 """What only a GPU can show; everything here skips without one. `scripts/gpu_suite.sh` runs it there."""
 
+import av
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -13,7 +14,9 @@ from basicsr_plugins.inference.runtimes import on_runtime
 from basicsr_plugins.memory import PeakMemory
 from basicsr_plugins.models.restoration import restore_frames
 from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
+from basicsr_plugins.upscaling import upscale
 from basicsr_plugins.video.images import encode_png
+from basicsr_plugins.video.opening import VideoSettings, open_source
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 
@@ -63,6 +66,33 @@ def test_upscaling_in_each_precision(name, dtype, tolerance):
     upscaled = torch.stack(list(upscale_frames(net, frames, UpscaleSettings(segment=2, dtype=dtype))))
     assert upscaled.is_cuda
     assert (upscaled.cpu() - expected).square().mean().sqrt() < tolerance * expected.std()
+
+
+@pytest.mark.parametrize('name', ['EFAR', 'BasicVSR'])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-3), (torch.float16, 0.02)])
+def test_compiled_steps_give_the_same(name, dtype, tolerance):
+    net, frames = build(name).cuda(), torch.rand(5, 3, 64, 72)
+    plain, compiled = (
+        torch.stack(list(upscale_frames(net, frames, UpscaleSettings(dtype=dtype, compiled=compiled))))
+        for compiled in (False, True)
+    )
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize('codec', ['h264_nvenc', 'hevc_nvenc'])
+def test_films_are_encoded_there(tmp_path, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f'this PyAV has no {codec}')
+    folder, film = tmp_path / 'frames', tmp_path / 'film.mkv'
+    folder.mkdir()
+    ramp = torch.linspace(0, 1, 160).expand(3, 144, 160)
+    for i in range(7):
+        (folder / f'{i:08d}.png').write_bytes(encode_png(ramp.roll(4 * i, 2), 8))
+    upscale(build('Bicubic').cuda(), folder, film, video=VideoSettings(codec=codec, segment_frames=3))
+    expected = list(upscale_frames(build('Bicubic'), open_source(folder)))
+    films = list(open_source(film))
+    assert len(films) == len(expected) == 7
+    assert all((ours - true.clamp(0, 1)).abs().mean() < 0.02 for ours, true in zip(films, expected))
 
 
 @pytest.mark.parametrize(('peak', 'bit_depth'), [(255, 8), (65535, 16)])

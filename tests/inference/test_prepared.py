@@ -1,11 +1,18 @@
 """Weights laid out for speed, and kept in half precision: the same network, bit for bit where it is to be."""
 
+import functools
+import warnings
+
 import pytest
 import torch
+from basicsr.archs import build_network
 from torch import nn
 
 from basicsr_plugins.archs.vsr_modules import laid_out_as
+from basicsr_plugins.errors import InputError
+from basicsr_plugins.inference import UpscaleSettings
 from basicsr_plugins.inference.buffers import DiskStates, KeptStates
+from basicsr_plugins.inference.engine import notes_on
 from basicsr_plugins.inference.prepared import lay_out, prepared
 from basicsr_plugins.inference.runtimes import on_runtime
 
@@ -81,3 +88,40 @@ def test_what_is_joined_is_laid_out_alike():
     ours = laid_out_as(x, other)
     assert torch.equal(ours, x.bfloat16())
     assert torch.cat((ours, other), dim=1).is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['EFAR', 'BasicVSR'])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_compiled_steps_give_the_same(monkeypatch, name, dtype, tolerance):
+    """By the compiler's front end alone: what generates code takes minutes."""
+    steps, make = set(), functools.partial(torch.compile, backend='aot_eager')
+    monkeypatch.setattr(torch, 'compile', lambda step: steps.add(step.__name__) or make(step))
+    net, clip = small_network(name), film(5, 16, 20)
+    expected = upscale(net, clip, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        result = upscale(net, clip, dtype=dtype, compiled=True)
+    torch.testing.assert_close(result, expected, rtol=0, atol=tolerance)
+    assert {'flow', 'backward_step', 'forward_step', 'upsample'} <= steps
+    assert torch.equal(upscale(net, clip, dtype=dtype), expected)
+
+
+@torch.no_grad()
+def test_what_does_not_compile_runs_as_it_is(monkeypatch):
+    def fail(**_):
+        raise RuntimeError('no compiler\nfound')
+
+    monkeypatch.setattr(torch, 'compile', lambda step: fail if step.__name__ == 'upsample' else step)
+    net, clip = small_network('EFAR'), film(3, 16, 20)
+    with pytest.warns(UserWarning, match=r'^upsample is not compiled \(no compiler found\)\.$') as warned:
+        assert torch.equal(upscale(net, clip, compiled=True), upscale(net, clip))
+    assert len(warned) == 1
+
+
+def test_compiling_is_for_steps_of_pytorch():
+    settings = UpscaleSettings(compiled=True)
+    assert notes_on(build_network({'type': 'SRCNN'}), settings) == ['SRCNN has no steps, and is not compiled.']
+    elsewhere = on_runtime(small_network('EFAR'), 'openvino')
+    with pytest.raises(InputError, match='compiled: that is for PyTorch, but EFAR runs by openvino'):
+        upscale(elsewhere, film(2, 16, 20), compiled=True)

@@ -612,6 +612,26 @@ def test_settings_that_cannot_be_are_refused(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ['in.mp4']
 
 
+NVENC = [codec for codec in ('h264_nvenc', 'hevc_nvenc') if codec in av.codecs_available]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+@pytest.mark.parametrize('codec', NVENC)
+def test_encoders_of_a_gpu_that_is_not_there(tmp_path, codec):
+    source = open_source(make_video(tmp_path / 'in.mp4', moving(3)))
+    with pytest.raises(InputError, match=f'{codec} refuses frames of 256x192 .*; it needs an NVIDIA GPU'):
+        open_target(tmp_path / 'out.mp4', source, 4, VideoSettings(codec=codec))
+    assert os.listdir(tmp_path) == ['in.mp4']
+
+
+def test_options_of_encoders():
+    encoder_options = sys.modules['basicsr_plugins.video.film_target']._encoder_options
+    assert encoder_options(VideoSettings(crf=20.5)) == {'crf': '20.5', 'preset': 'medium', 'threads': '8'}
+    for crf, preset, expected in ((0, 'medium', ('1', 'p4')), (30, 'veryslow', ('30', 'p7'))):
+        options = encoder_options(VideoSettings(codec='hevc_nvenc', crf=crf, preset=preset))
+        assert options == {'rc': 'vbr', 'b': '0', **dict(zip(('cq', 'preset'), expected))}
+
+
 def test_odd_sizes(tmp_path):
     frames = [torch.rand(3, 15, 21, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     source = open_source(make_video(tmp_path / 'in.mp4', frames, pix_fmt='yuv444p'))
