@@ -109,6 +109,8 @@ class _Taps:
         table = x.new_zeros(b, self.size[0] + 2, self.size[1] + 2, c)
         table[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
         self.table = table.view(-1, c // deform_groups)  # (b * (h + 2) * (w + 2) * d, c / d)
+        # from the row of the table of the pixel above left to those of the pixels around a tap
+        self.around = tuple(deform_groups * one for one in (0, 1, self.size[1] + 2, self.size[1] + 3))
         self.given = offset, mask
         self.offset, self.mask = self._by_pixel(offset, 2), self._by_pixel(mask, 1)[0]
         taps = [
@@ -139,8 +141,7 @@ class _Taps:
         first = (frame + row.to(dtype)) * (w + 2) + column.to(dtype)
         first = first * self.deform_groups + torch.arange(self.deform_groups, dtype=dtype)
         index = torch.empty(*first.shape, CORNERS, dtype=dtype)
-        around = self.deform_groups * torch.tensor((0, 1, w + 2, w + 3), dtype=dtype)
-        torch.add(first.unsqueeze(-1), around, out=index)
+        torch.add(first.unsqueeze(-1), torch.tensor(self.around, dtype=dtype), out=index)
         below = y * mask
         above = mask - below
         share = mask.new_empty(*first.shape, CORNERS)
@@ -161,16 +162,20 @@ class _Taps:
     def read_backward(self, part: _Part, grad_columns: Tensor, gradients: tuple[Tensor, Tensor, Tensor]) -> None:
         """Add to the gradients what a part gives, by the gradients of what `read` gave."""
         grad_table, grad_offset, grad_mask = gradients
-        grad_columns, index = grad_columns.view(-1, self.table.size(1)), part.index.flatten()
-        dtype = index.dtype
-        read, order = index.sort(stable=True)  # by pixel
-        first = torch.searchsorted(read, torch.arange(len(self.table), dtype=dtype), out_int32=dtype == torch.int32)
-        share, taps = part.share.flatten()[order], order.floor_divide(CORNERS).to(dtype)
-        grad_table += F.embedding_bag(taps, grad_columns, first, per_sample_weights=share, mode='sum')
+        grad_columns, dtype = grad_columns.view(-1, self.table.size(1)), part.index.dtype
+        above_left, order = part.index[:, 0].sort(stable=True)
+        first, last = int(above_left[0]), int(above_left[-1]) + 1
+        pixels = torch.arange(first, last, dtype=dtype)
+        starts = torch.searchsorted(above_left, pixels, out_int32=dtype == torch.int32)
+        taps = order.to(dtype)
+        for place, share in zip(self.around, part.share[order].T.contiguous()):
+            given = F.embedding_bag(taps, grad_columns, starts, per_sample_weights=share, mode='sum')
+            grad_table[first + place : last + place] += given
 
         taps = torch.arange(len(part.index), dtype=dtype)
         grad_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad_columns, self.table, index, taps * CORNERS, taps.repeat_interleave(CORNERS), 0
+            *(grad_columns, self.table, part.index.flatten()),
+            *(taps * CORNERS, taps.repeat_interleave(CORNERS), 0),
         )
         above, below = grad_share.view(*part.y.shape, 2, 2).unbind(-2)  # each (b, n, w_out, k, d, left and right)
         mask = self.mask[:, part.rows]
