@@ -113,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_first = not is_shared() or os.environ['RANK'] == '0'
     if is_shared() and (args.compare or args.dtype == 'auto'):
         raise InputError('--compare and --dtype auto are for one process; leave them out under torchrun.')
+    if args.compile and args.dtype == 'auto':
+        raise InputError('--dtype auto measures steps that are not compiled; name a dtype beside --compile.')
     weights = args.weights
     if weights is None and args.network is None:
         weights, note = choose_weights(args.input, args.device)

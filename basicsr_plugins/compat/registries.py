@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import traceback
 
@@ -39,18 +40,22 @@ def plugin_classes() -> None:
 
 
 def build_model() -> None:
-    """Tell in one sentence why a model of the toolbox cannot be built with networks of the toolbox or of this package.
+    """Tell in one sentence why a model cannot be built, where it and its networks and losses are the toolbox's or ours.
 
     BasicSR ends in a traceback, in every version: of a section that is missing, or a class that needs CUDA.
     """
 
     def make(original):
         def build(opt):
-            from basicsr_plugins.option_file import ARCH_REGISTRY, MODEL_REGISTRY, registered
+            from basicsr_plugins.option_file import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY, registered
 
-            model = registered(MODEL_REGISTRY).get(opt['model_type'])
-            network = registered(ARCH_REGISTRY).get((opt.get('network_g') or {}).get('type'))
-            with refusing(_failed_section, *filter(None, (model, network))):
+            things = [registered(MODEL_REGISTRY).get(opt['model_type'])]
+            for name, section in (*opt.items(), *(opt.get('train') or {}).items()):
+                if isinstance(section, dict) and name.startswith('network_'):
+                    things.append(registered(ARCH_REGISTRY).get(section.get('type')))
+                elif isinstance(section, dict) and name.endswith('_opt'):
+                    things.append(registered(LOSS_REGISTRY).get(section.get('type')))
+            with contextlib.nullcontext() if None in things else refusing(_failed_section, *things):
                 return original(opt)
 
         return build

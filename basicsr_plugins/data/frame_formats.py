@@ -36,7 +36,7 @@ HEADER = struct.Struct('<4sBBBBIII')  # magic, version, layout (index in LAYOUTS
 TILE = 64
 ZSTD_LEVEL = 1  # higher ones make noise larger
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
-PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type
+PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; 3 is a palette of colours
 
 _LOCAL = threading.local()  # a zstd decompressor serves one thread at a time
 

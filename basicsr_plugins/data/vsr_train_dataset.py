@@ -263,7 +263,7 @@ def _check_agreement(where: str, opt: Mapping) -> None:
         for key in ('lq_size', 'same_scale'):
             if opt.get(key) is not None:
                 reasons[key] = f'{key} is for scale_range, which is not there.'
-    if (opt['num_frame'] * (2 if opt.get('mirror', False) else 1) - 1) % interval:
+    if 'lq_interval' not in reasons and (opt['num_frame'] * (2 if opt.get('mirror', False) else 1) - 1) % interval:
         reasons['lq_interval'] = f'a sample that has LQ of every {interval}. frame must end with one.'
     if opt.get('uint8', False) and (any_scale or degradation is not None):
         reasons['uint8'] = 'degradation gives LQ patches that are not rounded; leave uint8 out.'

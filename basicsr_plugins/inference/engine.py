@@ -142,10 +142,10 @@ def notes_on(net: nn.Module, settings: UpscaleSettings) -> list[str]:
 def _upscale(net, frames, settings, skip, progress, keep):
     """Pairs from LR frame `skip` on; where scenes meet, the last frame of the first stays for one between them."""
     last = None  # of the scene before, where a frame between is missing
-    with prepared(net, settings.dtype) as net, contextlib.ExitStack() as stack:
+    with prepared(net, settings.dtype) as net:
         spec = spec_of(net)
         if settings.compiled and spec.steps is not None:
-            stack.enter_context(compiled(spec.steps, device_of(net)))
+            spec = replace(spec, steps=compiled(spec.steps, device_of(net)))
         for size, scene in _scenes(frames, settings.scene_cuts, progress):
             missing = max(skip - progress.count['upscale'], 0)
             of_size = replace(settings, tile=settings.tile_side(size))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from basicsr_plugins.archs.recurrent import State, Steps
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.inference.replaced_steps import STEPS
+from basicsr_plugins.memory import is_out_of_memory
 
 CAST = (nn.modules.conv._ConvNd, nn.Linear)  # what autocast computes in half precision, with weights of their own
 
@@ -60,50 +61,41 @@ def _cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     return net
 
 
-@contextlib.contextmanager
-def compiled(steps: Steps, device: torch.device | None) -> Iterator[None]:
-    """Context in which steps are compiled when they are first used (`torch.compile`), on CUDA to CUDA graphs.
+def compiled(steps: Steps, device: torch.device | None) -> Steps:
+    """What has the same steps, which `torch.compile` compiles when they are first used, on CUDA to CUDA graphs.
 
-    Where that fails, the step goes on as it is, and a warning says so.
+    Where that fails, a step goes on as it is, and a warning says so.
     """
-    names = [name for name in STEPS if steps.has_step(name)]
-    for name in names:
-        vars(steps)[name] = _Compiled(getattr(steps, name), device is not None and device.type == 'cuda')
-    try:
-        yield
-    finally:
-        for name in names:
-            del vars(steps)[name]
+    copied = copy.copy(steps)
+    for name in STEPS:
+        if steps.has_step(name):
+            vars(copied)[name] = _Compiled(getattr(steps, name), device is not None and device.type == 'cuda')
+    return copied
 
 
 class _Compiled:
-    """A step that is compiled.
-
-    Its first calls run the step as it is, too: then its layers have cast their weights, for of the second all inputs
-    are there.
-    """
+    """A step that is compiled, once it was called with all of its inputs: then its layers have cast their weights."""
 
     def __init__(self, step: Callable[..., State], on_cuda: bool):
         self.__name__ = step.__name__
         self._step, self._on_cuda = step, on_cuda
-        self._run = torch.compile(step, **({'mode': 'reduce-overhead'} if on_cuda else {}))
-        self._warm_up = 2
+        self._is_warm, self._run = False, None
 
     def __call__(self, **inputs: State | None) -> State:
-        if self._run is None:
+        if not self._is_warm or self._run is self._step:
+            self._is_warm = all(value is not None for value in inputs.values())
             return self._step(**inputs)
-        if self._warm_up:
-            self._step(**inputs)
-            self._warm_up -= 1
         try:
+            if self._run is None:
+                self._run = torch.compile(self._step, **({'mode': 'reduce-overhead'} if self._on_cuda else {}))
             if self._on_cuda:
                 torch.compiler.cudagraph_mark_step_begin()
             result = self._run(**inputs)
-        except (InputError, torch.OutOfMemoryError):
-            raise
         except Exception as error:  # the compilers' own are many
+            if isinstance(error, InputError) or is_out_of_memory(error):
+                raise
             warnings.warn(f'{self.__name__} is not compiled ({one_line(error)[:300]}).', stacklevel=2)
-            self._run = None
+            self._run = self._step
             return self._step(**inputs)
         if not self._on_cuda:
             return result

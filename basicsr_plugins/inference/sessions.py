@@ -71,7 +71,7 @@ class Runtime(ABC):
 
         Args:
             model: ONNX, or a file of it.
-            is_flow: Whether it estimates flow, which has to be right to some hundredths of a pixel.
+            is_flow: Whether it estimates flow, for runtimes that compute that in float32.
         """
 
 

@@ -207,7 +207,7 @@ class TrainingModel(VideoRecurrentModel):
         The batch goes through the network in `accumulate` parts. A loss or gradient that is not finite skips the step.
 
         Raises:
-            InputError: If a first batch does not go through networks of the toolbox or of this package.
+            InputError: If a first batch does not go through networks and losses of the toolbox or of this package.
             RunError: If too many steps in a row were skipped.
         """
         self.current_iter = current_iter
@@ -223,8 +223,10 @@ class TrainingModel(VideoRecurrentModel):
             self._check_skipped()
 
     def _refusing(self) -> contextlib.AbstractContextManager[None]:
-        what = f'a batch of LQ {tuple(self.lq.shape)} and GT {tuple(self.gt.shape)} does not go through the networks'
-        return refusing(what, *(type(self.get_bare_model(net)) for net in self._trained()))
+        batch = f'a batch of LQ {tuple(self.lq.shape)} and GT {tuple(self.gt.shape)}'
+        nets = [self.get_bare_model(net) for net in self._trained()]
+        losses = [value for name, value in vars(self).items() if name.startswith('cri_') and value is not None]
+        return refusing(f'{batch} does not go through the networks and losses', *map(type, (*nets, *losses)))
 
     def get_current_log(self) -> dict:
         """The losses, over all processes, and how many steps were skipped; this waits for the device."""

@@ -3,16 +3,17 @@
 A displaced tap is the weighted sum of four pixels, and `embedding_bag` sums weighted rows of a table: with the channels
 of a pixel side by side, as convolutions in `channels_last` leave them, each of the four is one read of memory in a row.
 Zeros lie around the frame. Backward sums the other way, for each pixel what the taps that read it give. Both take some
-rows of the output at a time; what was read is forgotten, and read again in backward.
+rows of a frame of the output at a time; what was read is forgotten, and read again in backward.
 
 Shape shorthand in this module:
     b: batch; c: input channels; o: output channels; d: deform_groups; k: kh * kw, the taps of the kernel
     h, w: size of the input; h_out, w_out: size of the output; n: rows of the output in one part
-    p: b * n * w_out, pixels of one part
+    p: n * w_out, pixels of one part
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ class GatheredDeformConv(torch.autograd.Function):
         taps, kernel = _Taps(x, offset, mask, *ctx.geometry), weight.flatten(2).permute(2, 1, 0).flatten(0, 1)
         out = x.new_empty(len(x), *offset.shape[2:], len(weight))
         for part in taps.parts():
-            out[:, part.rows] = (taps.read(part) @ kernel).view_as(out[:, part.rows])
+            out[part.place] = (taps.read(part) @ kernel).view_as(out[part.place])
         if bias is not None:
             out += bias
         return out.permute(0, 3, 1, 2)
@@ -64,7 +65,7 @@ class GatheredDeformConv(torch.autograd.Function):
             taps, kernel = _Taps(x, offset, mask, *ctx.geometry), weight.permute(0, 2, 3, 1).flatten(1)  # (o, k * c)
             grad_kernel, gradients = torch.zeros_like(kernel), taps.zero_gradients()
             for part in taps.parts():
-                grad_pixels = grad_out[:, :, part.rows].permute(0, 2, 3, 1).reshape(-1, len(weight))  # (p, o)
+                grad_pixels = grad_out.permute(0, 2, 3, 1)[part.place].reshape(-1, len(weight))  # (p, o)
                 grad_kernel += grad_pixels.T @ taps.read(part)
                 taps.read_backward(part, grad_pixels @ kernel, gradients)
         grad_table, grad_offset, grad_mask = gradients
@@ -79,10 +80,10 @@ class GatheredDeformConv(torch.autograd.Function):
 
 
 class _Part(NamedTuple):
-    """What some rows of the output read."""
+    """What some rows of a frame of the output read."""
 
-    rows: slice
-    y: Tensor  # (b, n, w_out, k, d): how far beyond the pixels before it each tap is
+    place: tuple[int, slice]  # frame, rows
+    y: Tensor  # (n, w_out, k, d): how far beyond the pixels before it each tap is
     x: Tensor
     inside_y: Tensor  # whether it is where the frame, with the zeros around, reaches; same shape
     inside_x: Tensor
@@ -91,7 +92,7 @@ class _Part(NamedTuple):
 
 
 class _Taps:
-    """Reads the displaced taps, some rows of the output at a time."""
+    """Reads the displaced taps, some rows of a frame of the output at a time."""
 
     def __init__(
         self,
@@ -127,18 +128,16 @@ class _Taps:
     def parts(self) -> Iterator[_Part]:
         """The parts that the output is computed in."""
         b, h_out, w_out, k, deform_groups = self.mask.shape
-        samples = b * w_out * k * deform_groups * self.table.size(1)  # of a row
-        height = max(1, SAMPLES // max(1, samples))
-        for top in range(0, h_out if b else 0, height):
-            yield self._part(slice(top, top + height))
+        height = max(1, SAMPLES // (w_out * k * deform_groups * self.table.size(1)))
+        for frame, top in itertools.product(range(b), range(0, h_out, height)):
+            yield self._part(frame, slice(top, top + height))
 
-    def _part(self, rows: slice) -> _Part:
-        (h, w), mask = self.size, self.mask[:, rows]
-        y, inside_y, row = _located(self.offset[0, :, rows] + self.tap_y[rows], h)
-        x, inside_x, column = _located(self.offset[1, :, rows] + self.tap_x, w)
+    def _part(self, frame: int, rows: slice) -> _Part:
+        (h, w), mask = self.size, self.mask[frame, rows]
+        y, inside_y, row = _located(self.offset[0, frame, rows] + self.tap_y[rows], h)
+        x, inside_x, column = _located(self.offset[1, frame, rows] + self.tap_x, w)
         dtype = torch.int32 if len(self.table) < 2**31 else torch.int64
-        frame = torch.arange(len(mask), dtype=dtype).view(-1, 1, 1, 1, 1) * (h + 2)
-        first = (frame + row.to(dtype)) * (w + 2) + column.to(dtype)
+        first = (frame * (h + 2) + row.to(dtype)) * (w + 2) + column.to(dtype)
         first = first * self.deform_groups + torch.arange(self.deform_groups, dtype=dtype)
         index = torch.empty(*first.shape, CORNERS, dtype=dtype)
         torch.add(first.unsqueeze(-1), torch.tensor(self.around, dtype=dtype), out=index)
@@ -148,7 +147,7 @@ class _Taps:
         for place, one in enumerate((above, below)):
             torch.mul(one, x, out=share[..., 2 * place + 1])
             torch.sub(one, share[..., 2 * place + 1], out=share[..., 2 * place])
-        return _Part(rows, y, x, inside_y, inside_x, index.view(-1, CORNERS), share.view(-1, CORNERS))
+        return _Part((frame, rows), y, x, inside_y, inside_x, index.view(-1, CORNERS), share.view(-1, CORNERS))
 
     def read(self, part: _Part) -> Tensor:
         """(p, k * c)."""
@@ -164,27 +163,25 @@ class _Taps:
         grad_table, grad_offset, grad_mask = gradients
         grad_columns, dtype = grad_columns.view(-1, self.table.size(1)), part.index.dtype
         above_left, order = part.index[:, 0].sort(stable=True)
-        first, last = int(above_left[0]), int(above_left[-1]) + 1
-        pixels = torch.arange(first, last, dtype=dtype)
-        starts = torch.searchsorted(above_left, pixels, out_int32=dtype == torch.int32)
-        taps = order.to(dtype)
-        for place, share in zip(self.around, part.share[order].T.contiguous()):
+        pixels, counts = above_left.unique_consecutive(return_counts=True)
+        starts, taps = (counts.cumsum(0) - counts).to(dtype), order.to(dtype)
+        for far, share in zip(self.around, part.share[order].T.contiguous()):
             given = F.embedding_bag(taps, grad_columns, starts, per_sample_weights=share, mode='sum')
-            grad_table[first + place : last + place] += given
+            grad_table.index_add_(0, pixels + far, given)
 
         taps = torch.arange(len(part.index), dtype=dtype)
         grad_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(
             *(grad_columns, self.table, part.index.flatten()),
             *(taps * CORNERS, taps.repeat_interleave(CORNERS), 0),
         )
-        above, below = grad_share.view(*part.y.shape, 2, 2).unbind(-2)  # each (b, n, w_out, k, d, left and right)
-        mask = self.mask[:, part.rows]
+        above, below = grad_share.view(*part.y.shape, 2, 2).unbind(-2)  # each (n, w_out, k, d, left and right)
+        mask = self.mask[part.place]
         grad_offset, grad_mask = self._by_pixel(grad_offset, 2), self._by_pixel(grad_mask, 1)
         left, right = torch.lerp(above, below, part.y.unsqueeze(-1)).unbind(-1)
-        grad_mask[0, :, part.rows] = torch.lerp(left, right, part.x)
-        grad_offset[1, :, part.rows] = (right - left) * mask * part.inside_x
+        grad_mask[0][part.place] = torch.lerp(left, right, part.x)
+        grad_offset[1][part.place] = (right - left) * mask * part.inside_x
         left, right = (below - above).unbind(-1)
-        grad_offset[0, :, part.rows] = torch.lerp(left, right, part.x) * mask * part.inside_y
+        grad_offset[0][part.place] = torch.lerp(left, right, part.x) * mask * part.inside_y
 
 
 def _located(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -296,6 +296,11 @@ def _output_format(encoder: av.Codec, source: Source, settings: VideoSettings) -
     """What is asked for, or what keeps the source's chroma and depth."""
     formats = [fmt.name for fmt in encoder.video_formats or ()]
     if settings.pix_fmt is None:
+        if source.bit_depth > 8 and _is_nvenc(settings.codec):
+            raise InputError(
+                f'codec: {settings.codec} writes 8 bits here, but {source.name} has {source.bit_depth}; take '
+                f'{settings.codec.split("_")[0]}, or set pix_fmt to yuv420p.'
+            )
         source_format = getattr(source, 'format', None)
         return choose_format(settings.codec, formats, source_format, min(source.bit_depth, 12 if source_format else 10))
     chosen = yuv_format(settings.pix_fmt)

@@ -31,7 +31,7 @@ class VideoSettings:
 
     Args:
         codec: `h264` (plays everywhere) or `hevc` (smaller files; .mp4, .mkv, .mov), by x264 and x265 on the CPU;
-            `h264_nvenc` and `hevc_nvenc` by an NVIDIA GPU, faster, and larger for the same quality.
+            `h264_nvenc` and `hevc_nvenc` by an NVIDIA GPU, 8 bits, faster, and larger for the same quality.
         crf: Constant quality, lower is better: at 18 the loss is not seen, 0 to 2 is near lossless.
         preset: The encoder's speed, `ultrafast` to `veryslow`; slower makes smaller files of the same quality.
         pix_fmt: The encoder's pixel format, as yuv420p or yuv444p10le; None: the source's chroma and depth, where the

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from basicsr_plugins.data import clips
 from basicsr_plugins.data.vsr_test_dataset import VSRTestDataset
@@ -53,12 +54,12 @@ def test_val_partition_keeps_its_clips(test_options, partition, kept):
     assert [dataset[i]['folder'] for i in range(len(dataset))] == kept
 
 
-@pytest.mark.parametrize(('channels', 'notes'), [(3, 0), (4, 1)])
-def test_an_alpha_channel_is_noted(tmp_path, test_options, monkeypatch, channels, notes):
+@pytest.mark.parametrize(('mode', 'notes'), [('RGB', 0), ('P', 0), ('RGBA', 1), ('LA', 1)])
+def test_an_alpha_channel_is_noted(tmp_path, test_options, monkeypatch, mode, notes):
     """Once, as it is dropped."""
     (tmp_path / 'LQ' / 'scene').mkdir(parents=True)
     for frame in (1, 2):
-        cv2.imwrite(str(tmp_path / 'LQ' / 'scene' / f'{frame}.png'), np.full((8, 8, channels), 100, np.uint8))
+        Image.new('RGBA', (8, 8), (100, 100, 100, 200)).convert(mode).save(tmp_path / 'LQ' / 'scene' / f'{frame}.png')
     del test_options['dataroot_gt']
     said = []
     monkeypatch.setattr(clips, 'get_root_logger', lambda: SimpleNamespace(warning=said.append))

@@ -10,7 +10,7 @@ from torch import nn
 
 from basicsr_plugins.archs.vsr_modules import laid_out_as
 from basicsr_plugins.errors import InputError
-from basicsr_plugins.inference import UpscaleSettings
+from basicsr_plugins.inference import UpscaleSettings, upscale_frames
 from basicsr_plugins.inference.buffers import DiskStates, KeptStates
 from basicsr_plugins.inference.engine import notes_on
 from basicsr_plugins.inference.prepared import lay_out, prepared
@@ -103,20 +103,34 @@ def test_compiled_steps_give_the_same(monkeypatch, name, dtype, tolerance):
         warnings.simplefilter('error')
         result = upscale(net, clip, dtype=dtype, compiled=True)
     torch.testing.assert_close(result, expected, rtol=0, atol=tolerance)
-    assert {'flow', 'backward_step', 'forward_step', 'upsample'} <= steps
+    assert {'flow', 'backward_step', 'forward_step', 'upsample'} == steps - {'extract'}
     assert torch.equal(upscale(net, clip, dtype=dtype), expected)
 
 
 @torch.no_grad()
-def test_what_does_not_compile_runs_as_it_is(monkeypatch):
-    def fail(**_):
+@pytest.mark.parametrize('when', ['compiled', 'run'])
+def test_what_does_not_compile_runs_as_it_is(monkeypatch, when):
+    def fail(*_, **__):
         raise RuntimeError('no compiler\nfound')
 
-    monkeypatch.setattr(torch, 'compile', lambda step: fail if step.__name__ == 'upsample' else step)
-    net, clip = small_network('EFAR'), film(3, 16, 20)
+    def compile_step(step):
+        return step if step.__name__ != 'upsample' else fail() if when == 'compiled' else fail
+
+    monkeypatch.setattr(torch, 'compile', compile_step)
+    net, clip = small_network('EFAR'), film(5, 16, 20)
     with pytest.warns(UserWarning, match=r'^upsample is not compiled \(no compiler found\)\.$') as warned:
         assert torch.equal(upscale(net, clip, compiled=True), upscale(net, clip))
     assert len(warned) == 1
+
+
+@torch.no_grad()
+def test_what_is_compiled_is_not_the_network(monkeypatch):
+    monkeypatch.setattr(torch, 'compile', lambda step: step)
+    net, clip = small_network('EFAR'), film(3, 16, 20)
+    runs = [upscale_frames(net, iter(clip), UpscaleSettings(compiled=True)) for _ in range(2)]
+    pairs = list(zip(*runs))
+    assert all(torch.equal(*pair) for pair in pairs)
+    assert not {'extract', 'flow', 'upsample'} & set(vars(net))
 
 
 def test_compiling_is_for_steps_of_pytorch():

@@ -10,6 +10,7 @@ import torchvision
 from basicsr.models import build_model
 from basicsr.train import load_resume_state
 from basicsr.utils import USMSharp
+from basicsr.utils.registry import LOSS_REGISTRY
 from torch.nn import functional as F
 
 from basicsr_plugins.data.degradation_steps import unsharp
@@ -131,8 +132,28 @@ def test_losses_and_gradients_are_those_written_out(gan, vgg_file):
 )
 def test_a_discriminator_that_takes_no_frames(gan, network_d):
     gan['network_d'] = network_d
-    with pytest.raises(InputError, match=r'GT \(1, 2, 3, 64, 64\) does not go through the networks .* in .*\.py'):
+    with pytest.raises(
+        InputError, match=r'GT \(1, 2, 3, 64, 64\) does not go through the networks and losses .* in .*\.py'
+    ):
         iterate(build(gan), 1, data=sample())
+
+
+class Failing:
+    def __init__(self, *_, **__):
+        raise ZeroDivisionError
+
+    __call__ = __init__
+
+
+def test_a_loss_of_somebody_else_keeps_its_traceback(gan, monkeypatch):
+    model = build(gan)
+    model.cri_gan = object.__new__(Failing)
+    with pytest.raises(ZeroDivisionError):
+        iterate(model, 1, data=sample())
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, 'Failing', Failing)
+    gan['train']['pixel_opt'] = {'type': 'Failing'}
+    with pytest.raises(ZeroDivisionError):
+        build_model(gan)
 
 
 def test_sharpened_gt_is_that_of_the_degradation(gan):

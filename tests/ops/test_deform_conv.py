@@ -46,6 +46,9 @@ CASES = {
 def backend(request, monkeypatch):
     """Its name; of our own, one of the two ways is taken whatever the number of channels."""
     name, _, way = request.param.partition(', ')
+    case = getattr(request.node, 'callspec', None) and request.node.callspec.params.get('case')
+    if way == 'gathered' and case and CASES[case][-2] > 1:
+        pytest.skip('groups are for tiles')
     monkeypatch.setattr(deform_conv, 'WIDE', 1 if way == 'gathered' else math.inf)
     return name
 
@@ -206,7 +209,7 @@ def test_gathered_parts_do_not_show(monkeypatch, samples):
 
 
 def check_large(monkeypatch):
-    monkeypatch.setitem(CASES, 'large', ((33, 70), 4, 3, 1, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1))
+    monkeypatch.setitem(CASES, 'large', ((33, 70), 4, 3, 2, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1))
     results = []
     for backend in ('pytorch', 'torchvision'):
         inputs, options = make_case('large')

@@ -621,7 +621,10 @@ def test_encoders_of_a_gpu_that_is_not_there(tmp_path, codec):
     source = open_source(make_video(tmp_path / 'in.mp4', moving(3)))
     with pytest.raises(InputError, match=f'{codec} refuses frames of 256x192 .*; it needs an NVIDIA GPU'):
         open_target(tmp_path / 'out.mp4', source, 4, VideoSettings(codec=codec))
-    assert os.listdir(tmp_path) == ['in.mp4']
+    deep = open_source(make_video(tmp_path / 'deep.mkv', moving(3), codec='libx265', pix_fmt='yuv420p10le'))
+    with pytest.raises(InputError, match=f'{codec} writes 8 bits here, but .*deep.mkv has 10; take {codec[:4]}'):
+        open_target(tmp_path / 'out.mp4', deep, 4, VideoSettings(codec=codec))
+    assert sorted(os.listdir(tmp_path)) == ['deep.mkv', 'in.mp4']
 
 
 def test_options_of_encoders():
