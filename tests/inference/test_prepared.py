@@ -136,6 +136,7 @@ def test_what_is_compiled_is_not_the_network(monkeypatch):
 def test_compiling_is_for_steps_of_pytorch():
     settings = UpscaleSettings(compiled=True)
     assert notes_on(build_network({'type': 'SRCNN'}), settings) == ['SRCNN has no steps, and is not compiled.']
+    pytest.importorskip('openvino', reason='openvino is not installed')
     elsewhere = on_runtime(small_network('EFAR'), 'openvino')
     with pytest.raises(InputError, match='compiled: that is for PyTorch, but EFAR runs by openvino'):
         upscale(elsewhere, film(2, 16, 20), compiled=True)
