@@ -6,8 +6,8 @@ bilinearly, with zeros outside the frame. The backends agree to float32 rounding
 - `torchvision`: `torchvision.ops.deform_conv2d`;
 - `mmcv`: mmcv-full 1.x or mmcv 2.x, where it is installed with its operators (`scripts/install_mmcv.sh`);
 - `pytorch`: our own, in PyTorch's operations, in two ways: on a CPU, where `WIDE` or more channels share an offset, by
-  sums of pixels (`gathered_deform_conv.py`), else by samples of tiles (`tiled_deform_conv.py`). Neither ever holds the
-  columns of a whole frame (kh * kw times its size), in no direction, so it needs the least memory as well.
+  sums of pixels (`gathered_deform_conv.py`), else by samples of tiles (`tiled_deform_conv.py`). Both hold the
+  columns (kh * kw times the features) of a part of the frame only, backward too, so they need the least memory as well.
 
 `scripts/benchmark_ops.py` times them side by side. Where backend='auto', the environment variable `BASICSR_PLUGINS_DCN`
 names the backend, and without it `select_backend` does.

@@ -46,8 +46,8 @@ CASES = {
 def backend(request, monkeypatch):
     """Its name; of our own, one of the two ways is taken whatever the number of channels."""
     name, _, way = request.param.partition(', ')
-    case = getattr(request.node, 'callspec', None) and request.node.callspec.params.get('case')
-    if way == 'gathered' and case and CASES[case][-2] > 1:
+    case = request.node.callspec.params.get('case')
+    if way == 'gathered' and case is not None and CASES[case][-2] > 1:
         pytest.skip('groups are for tiles')
     monkeypatch.setattr(deform_conv, 'WIDE', 1 if way == 'gathered' else math.inf)
     return name
