@@ -11,6 +11,7 @@ from basicsr.archs.basicvsr_arch import BasicVSR
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs import sub_pixel
 from basicsr_plugins.archs.recurrent import Steps
 
 
@@ -45,5 +46,5 @@ class BasicVSRSteps(Steps):
         feat = net.lrelu(net.fusion(torch.cat((backward_state, state), dim=1)))
         for upconv in (net.upconv1, net.upconv2):
             feat = net.pixel_shuffle(net.lrelu(upconv(feat)))  # (b, c, 2h, 2w), (b, 64, 4h, 4w)
-        residue = net.conv_last(net.lrelu(net.conv_hr(feat)))
+        residue = sub_pixel.conv_in_blocks(net.conv_last, net.lrelu(net.conv_hr(feat)), 2)
         return residue + F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)

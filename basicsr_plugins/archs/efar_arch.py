@@ -43,6 +43,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs import sub_pixel
 from basicsr_plugins.archs.pyramid_flow import PyramidFlow
 from basicsr_plugins.archs.recurrent import RecurrentNetwork
 from basicsr_plugins.archs.vsr_modules import FlowGuidedAlignment, MultiBranchBlock, build_spynet, laid_out_as
@@ -239,6 +240,10 @@ class MultiScaleUpsampler(nn.Module):
         enlarged = F.interpolate(frame, scale_factor=self.first_scale, mode='bilinear', align_corners=False)
         feat = self.lrelu(self.fusion_x2(torch.cat((feat, laid_out_as(enlarged, feat)), dim=1)))
         if self.scale == 4:
-            feat = F.pixel_shuffle(self.lrelu(self.upconv2(feat)), 2)  # (b, 64, 4h, 4w)
+            residue = sub_pixel.conv_of_shuffled(
+                self.conv_last, self.lrelu(self.upconv2(feat)), 2
+            )  # of (b, 64, 4h, 4w)
             enlarged = F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)
-        return self.conv_last(feat) + enlarged
+        else:
+            residue = sub_pixel.conv_in_blocks(self.conv_last, feat, self.scale)
+        return residue + enlarged

@@ -66,6 +66,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs import sub_pixel
 from basicsr_plugins.archs.msffn_alignment import ALIGNMENTS, build_alignment
 from basicsr_plugins.errors import InputError
 
@@ -216,11 +217,11 @@ class MSFFN(nn.Module):
 
     def reconstruct(self, feat: Tensor, frame: Tensor) -> Tensor:
         """(b, c, h, w) and (b, 3, h, w) -> (b, 3, s * h, s * w)."""
-        feat = F.pixel_shuffle(self.lrelu(self.upconv1(feat)), self.first_scale)  # (b, c, 2h, 2w); at x3 (b, c, 3h, 3w)
+        feat = self.lrelu(self.upconv1(feat))
         if self.scale == 4:
-            feat = F.pixel_shuffle(self.lrelu(self.upconv2(feat)), 2)  # (b, c, 4h, 4w)
+            feat = self.lrelu(self.upconv2(F.pixel_shuffle(feat, 2)))
         enlarged = F.interpolate(frame, scale_factor=self.scale, mode='bilinear', align_corners=False)
-        return self.conv_last(feat) + enlarged
+        return sub_pixel.conv_of_shuffled(self.conv_last, feat, self.first_scale) + enlarged
 
 
 def similarity_mask(feat: Tensor, aligned: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr_plugins.archs import sub_pixel
 from basicsr_plugins.archs.recurrent import RecurrentNetwork, State
 from basicsr_plugins.errors import InputError
 
@@ -126,7 +127,7 @@ class ZoomingSlowMo(RecurrentNetwork):
         feat = self.reconstruction(self.fusion(torch.cat((forward_hidden, backward_hidden), dim=1)))
         for upconv in (self.upconv1, self.upconv2):
             feat = F.pixel_shuffle(_lrelu(upconv(feat)), 2)
-        return self.conv_last(_lrelu(self.conv_hr(feat)))
+        return sub_pixel.conv_in_blocks(self.conv_last, _lrelu(self.conv_hr(feat)), 2)
 
 
 class DeformableConvLSTMCell(nn.Module):

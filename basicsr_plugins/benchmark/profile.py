@@ -17,10 +17,11 @@ import torch
 import torchvision  # noqa: F401  (brings torch.ops.torchvision.deform_conv2d)
 from basicsr.utils.matlab_functions import calculate_weights_indices
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from basicsr_plugins.archs import bicubic_arch
+from basicsr_plugins.archs import bicubic_arch, sub_pixel
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.memory import synchronize
 from basicsr_plugins.models.restoration import restore_frames
@@ -154,6 +155,11 @@ def _functions_for_meta_tensors(counter: MacCounter) -> Iterator[None]:
         # one for all backends: our own would be counted by its steps, and mmcv's knows no shapes without data
         backends = dict.fromkeys(deform_conv._BACKENDS, deform_conv._torchvision)
         stack.enter_context(_replaced(deform_conv, '_BACKENDS', backends))
+        # blocks have kernels with zeros, which are no arithmetic of the network
+        stack.enter_context(_replaced(sub_pixel, 'conv_in_blocks', lambda conv, x, side: conv(x)))
+        stack.enter_context(
+            _replaced(sub_pixel, 'conv_of_shuffled', lambda conv, x, side: conv(F.pixel_shuffle(x, side)))
+        )
         # the toolbox's goes line by line, which takes a second for each frame
         stack.enter_context(_replaced(bicubic_arch, 'imresize', imresize))
         stack.enter_context(_replaced(bicubic_arch, 'make_bicubic', make_bicubic))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx.symbolic_helper import parse_args
 
+from basicsr_plugins.archs import sub_pixel
 from basicsr_plugins.archs.recurrent import State
 from basicsr_plugins.compat.networks import SPYNET_MIN_SIZE
 from basicsr_plugins.compat.rebind import replaced
@@ -43,7 +44,7 @@ OUTPUTS = {
     WHOLE: 'output',
 }
 SINGLE = frozenset(OUTPUTS.values())  # names of results that are no tuples
-_resize = F.interpolate  # as it is outside of tracing
+_resize, _block_kernels = F.interpolate, sub_pixel.block_kernels  # as they are outside of tracing
 _lock = threading.Lock()  # tracing replaces functions for all threads
 
 
@@ -179,8 +180,14 @@ def _exportable() -> Iterator[None]:
         stack.enter_context(replaced(SpyNet, 'forward', _spynet_flow))
         stack.enter_context(replaced(F, 'interpolate', _interpolate))
         stack.enter_context(replaced(deform_conv, 'select_backend', lambda *_: 'torchvision'))  # one operator
+        stack.enter_context(replaced(sub_pixel, 'block_kernels', _constant_kernels))
         torch.onnx.register_custom_op_symbolic('torchvision::deform_conv2d', _deform_conv, OPSET)
         yield
+
+
+def _constant_kernels(*args, **options) -> Tensor:
+    """`block_kernels` as a constant of the graph: the exporter takes no kernels that are computed."""
+    return torch.from_numpy(_block_kernels(*args, **options).numpy())
 
 
 @parse_args(*'vvvvviiiiiiiib')

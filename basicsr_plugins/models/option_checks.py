@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
@@ -13,6 +12,7 @@ from basicsr_plugins.errors import InputError, check_keys
 from basicsr_plugins.models.network_spec import NetworkSpec, require_scale, spec_of
 from basicsr_plugins.models.perceptual import VGG_FILE, check_vgg
 from basicsr_plugins.models.restoration import check_flip
+from basicsr_plugins.models.shipped_weights import find_weights
 from basicsr_plugins.option_schema import located
 from basicsr_plugins.refusals import refusing
 from basicsr_plugins.scales import describe_scale
@@ -29,9 +29,12 @@ def check_files(path: Mapping, *networks: str) -> None:
         OptionError: Naming the key.
     """
     for key in (f'pretrain_{name}' for name in networks):
-        if path.get(key) is not None and not Path(path[key]).is_file():
+        if path.get(key) is not None:
             with located('path', key):
-                raise InputError(f'path: {key}: there is no file {path[key]}.')
+                try:
+                    find_weights(path[key])
+                except InputError as error:
+                    raise InputError(f'path: {key}: {error}') from error
 
 
 def check_network(opt: Mapping, net: nn.Module) -> None:

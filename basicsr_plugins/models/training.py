@@ -29,7 +29,9 @@ from basicsr_plugins.models.divergence import SkippedSteps, diverged, first_not_
 from basicsr_plugins.models.networks import save_checkpoint
 from basicsr_plugins.models.perceptual import VGG_FILE, as_images, local_vgg
 from basicsr_plugins.models.restoration import prepare_sample
-from basicsr_plugins.models.training_forward import TrainingForward
+from basicsr_plugins.models.shipped_weights import find_weights
+from basicsr_plugins.models.training_forward import TrainingForward, emulates_bfloat16
+from basicsr_plugins.models.weights import read_weights
 from basicsr_plugins.option_file import OWN_OPTIMIZERS
 from basicsr_plugins.refusals import refusing
 from basicsr_plugins.scales import Span
@@ -56,12 +58,19 @@ class TrainingModel(VideoRecurrentModel):
     # ---------------------------------------------------------------- what is saved and loaded
 
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
-        """As the toolbox's; a file that is missing, damaged or another network's stops with one sentence."""
-        if not Path(load_path).is_file():
-            raise InputError(f'path: pretrain_network: there is no file {load_path}.')
+        """As the toolbox's; also shipped weights, by their name, and .safetensors files.
+
+        A file that is missing, damaged or another network's stops with one sentence.
+        """
+        load_path = find_weights(load_path)
         check_checksums(load_path)
         try:
-            super().load_network(net, load_path, strict, param_key)
+            if Path(load_path).suffix == '.safetensors':  # has no keys of parameters
+                self.get_bare_model(net).load_state_dict(read_weights(load_path), strict=strict)
+            else:
+                super().load_network(net, load_path, strict, param_key)
+        except InputError:
+            raise
         except Exception as error:
             name = type(self.get_bare_model(net)).__name__
             raise InputError(f'{load_path} does not load into {name} ({one_line(error)[:300]}).') from error
@@ -160,6 +169,8 @@ class TrainingModel(VideoRecurrentModel):
         """Set how the network's forward runs; float16 gets a scale of its losses."""
         train = self.opt['train']
         amp = train.get('amp') or 'none'
+        if amp == 'bfloat16' and emulates_bfloat16(self.device):
+            get_root_logger().warning('train: amp: bfloat16 is not in the arithmetic of this machine: none is faster.')
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == 'float16')
         checkpointing, compiled = train.get('checkpointing', False), train.get('compile', False)
         if not isinstance(self.net_g, DataParallel):

@@ -6,6 +6,7 @@ Shape shorthand: b batch, t frames, h and w height and width of the LQ frame, s 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from basicsr.utils import get_root_logger
@@ -20,6 +21,18 @@ from basicsr_plugins.scales import Place
 PRECISIONS = {'none': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 CHECKPOINTED_BATCH = 7  # frames or pairs that are recomputed at once
 WHOLE_CLIP = 10**6
+CPUINFO = Path('/proc/cpuinfo')
+BFLOAT16_FLAGS = {'amx_bf16', 'avx512_bf16', 'bf16'}  # of a processor; the last one is Arm's
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether a device has no arithmetic in bfloat16, so that it takes several times as long as float32.
+
+    Of processors only Linux says it; others count as if they had it.
+    """
+    if device.type == 'cuda':
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    return CPUINFO.is_file() and not BFLOAT16_FLAGS & set(CPUINFO.read_text(encoding='utf-8').split())
 
 
 class TrainingForward:

@@ -4,6 +4,7 @@
     python scripts/recipes/train_release.py rt-video --hours 1.5      # one of them
     python scripts/recipes/train_release.py rt-video --hours 3        # later: on from there, three hours in all
     python scripts/recipes/train_release.py --finish                  # weights into the package, of what there is
+    python scripts/recipes/train_release.py rt-video --hours 3 --from-shipped  # on from the package's
 
 Networks train by BasicSR's trainer with the option file of each, on clips that are generated meanwhile: at a constant
 rate for as long as they have time, then on a copy of the averaged weights for a quarter as many iterations at a rate
@@ -17,7 +18,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +37,9 @@ from basicsr_plugins.data.synthetic_motion_dataset import flow_batches
 from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.files import write_atomically
 from basicsr_plugins.models.networks import save_checkpoint
-from basicsr_plugins.models.shipped_weights import FOLDER, save_shipped
-from basicsr_plugins.models.weights import read_weights
+from basicsr_plugins.models.shipped_weights import FOLDER, find_weights, save_shipped
+from basicsr_plugins.models.training_forward import emulates_bfloat16
+from basicsr_plugins.models.weights import read_metadata, read_weights
 
 OPTIONS = {
     'efar-s-bicubic': Path('options/train_EFAR-S_bicubic.yml'),
@@ -56,12 +60,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*', help=f'of {", ".join(OPTIONS)}; default: all')
     parser.add_argument('--hours', type=float, default=0, help='for each, in all')
+    parser.add_argument('--from-shipped', action='store_true', help='begin with the weights that the package has')
     parser.add_argument('--finish', action='store_true', help='train to the end, and write the weights')
     args = parser.parse_args()
     for name in args.names:
         if name not in OPTIONS:
             raise InputError(f'there are no weights {name!r}; there are {", ".join(OPTIONS)}.')
     for name in args.names or OPTIONS:
+        if args.from_shipped:
+            begin_with_shipped(name)
         train(name, args.hours)
         if args.finish:
             finish(name)
@@ -106,15 +113,31 @@ def distance(flow: Tensor, target: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------- the networks
 
 
+def begin_with_shipped(name: str) -> None:
+    """Keep a copy of the package's weights, with which the training begins; an earlier training is as it was."""
+    if not start_file(name).is_file() and not Path(f'experiments/release_{name}').is_dir():
+        start_file(name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(find_weights(name), start_file(name))
+
+
+def start_file(name: str) -> Path:
+    """Shipped weights with which this training began, if it did."""
+    return Path('experiments') / f'release_{name}_start.safetensors'
+
+
 def train(name: str, hours: float) -> None:
     """Train at a constant rate until it has had so many hours; earlier ones count."""
     had = hours_of(name)
     if had >= hours:
         return
     options = release_options(name, f'release_{name}')
+    options['train']['fix_flow'] = FIX_FLOW
     options['train']['scheduler'] = {'type': 'MultiStepLR', 'milestones': [10**8], 'gamma': 1}
-    options['train'].update(total_iter=10**8, warmup_iter=100, fix_flow=FIX_FLOW)
-    if name in START:
+    options['train'].update(total_iter=10**8, warmup_iter=100)
+    if start_file(name).is_file():
+        options['train']['fix_flow'] = 0
+        options['path']['pretrain_network_g'] = str(start_file(name))
+    elif name in START:
         options['path']['pretrain_network_g'] = str(best(START[name]))
         options['path']['param_key_g'] = 'params_ema'
     run(name, options, hours - had)
@@ -145,6 +168,8 @@ def finish(name: str) -> None:
         f'{done} iterations at a constant rate and {chosen} more at a falling one, batches of '
         f'{options["datasets"]["train"]["batch_size_per_gpu"]}, on {material}; {hours_of(name):.1f} hours.'
     )
+    if start_file(name).is_file():
+        training += f' Before: {read_metadata(start_file(name))["training"]}'
     save_shipped(
         options['network_g'],
         read_weights(str(checkpoint)),
@@ -169,16 +194,19 @@ def release_options(name: str, experiment: str) -> dict:
     """The option file of these weights, as this machine trains it."""
     options = yaml.safe_load(OPTIONS[name].read_text(encoding='utf-8'))
     options['name'] = experiment
+    if start_file(name).is_file():
+        options['manual_seed'] = zlib.crc32(start_file(name).read_bytes()) % 10**6  # other clips than those weights had
     train = options['datasets']['train']
     clips = Path('datasets') / ('generated_video_val' if 'degradation' in train else 'generated_val')
     validation_set(clips, number=4, degradation=train.get('degradation'))
     if not torch.cuda.is_available():
         train.update(batch_size_per_gpu=1, num_worker_per_gpu=0)
-    if options['network_g'].get('flow') == 'pyramid':
+    if options['network_g'].get('flow') == 'pyramid' and not start_file(name).is_file():
         if not FLOW.is_file():
             train_flow()
         options['network_g']['spynet_path'] = str(FLOW)
-    options['train']['amp'] = 'bfloat16'
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    options['train']['amp'] = 'none' if emulates_bfloat16(device) else 'bfloat16'
     options['val']['val_freq'] = VALIDATE_EVERY
     options['logger'].update(print_freq=50, save_checkpoint_freq=SAVE_EVERY)
     return options

@@ -346,7 +346,10 @@ def test_wrong_options(monkeypatch, tmp_path, old, new, message):
         ({'num_feat: 8': 'deform_groups: 3'}, '9: EFAR: '),
         ({'num_feat: 8': 'spynet_path: no.pth'}, '9: spynet_path: there is no file no.pth'),
         ({'EFAR, num_feat: 8': 'DUF, num_layer: 17'}, '9: network_g: a network cannot be used (ValueError in duf_'),
-        ({'path: {}': 'path: {pretrain_network_g: no.pth}'}, '10: path: pretrain_network_g: there is no file no.pth'),
+        (
+            {'path: {}': 'path: {pretrain_network_g: no.pth}'},
+            '10: path: pretrain_network_g: there is no checkpoint no.pth',
+        ),
         ({'  total_iter: 8': '  amp: float16\n  total_iter: 8'}, '14: train: amp: float16 is for GPUs; on a CPU say'),
         ({'  total_iter: 8': '  auxiliary_weights: {x: 1}\n  total_iter: 8'}, '14: train: auxiliary_weights: there'),
         (

@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from basicsr_plugins.archs.recurrent import run_clip
 from basicsr_plugins.errors import InputError, RunError
+from basicsr_plugins.models import training, training_forward
 from basicsr_plugins.ops.deform_conv import modulated_deform_conv2d
 
 from .test_vsr_model import OTHER_KINDS, options  # noqa: F401  (a fixture)
@@ -131,6 +132,20 @@ def test_bfloat16_computes_steps_in_it_and_flow_and_losses_in_float32(options): 
     with torch.no_grad():
         lq = sample()['lq']
         assert torch.equal(model.net_g(lq), run_clip(model.net_g, lq))
+
+
+@pytest.mark.parametrize(('flags', 'has_it'), [('fma avx2 avx512f', False), ('fma avx512_bf16', True)])
+def test_bfloat16_without_its_arithmetic_is_said(options, tmp_path, monkeypatch, flags, has_it):  # noqa: F811
+    said = []
+    logger = type('Logger', (), {'warning': lambda _, text: said.append(text), 'info': lambda *_: None})()
+    cpuinfo = tmp_path / 'cpuinfo'
+    cpuinfo.write_text(f'processor : 0\nflags : {flags}\n')
+    monkeypatch.setattr(training_forward, 'CPUINFO', cpuinfo)
+    monkeypatch.setattr(training, 'get_root_logger', lambda: logger)
+    build(options, amp='bfloat16')
+    assert said == (
+        [] if has_it else ['train: amp: bfloat16 is not in the arithmetic of this machine: none is faster.']
+    )
 
 
 def test_float16_is_for_gpus(options):  # noqa: F811

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from basicsr.archs import build_network
 from basicsr.models import build_model
 from basicsr.train import load_resume_state
 from basicsr.utils import tensor2img
@@ -19,7 +20,8 @@ from torch import nn
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError, RunError
 from basicsr_plugins.metrics.tof import calculate_tof
-from basicsr_plugins.models import vsr_model
+from basicsr_plugins.models import shipped_weights, vsr_model
+from basicsr_plugins.models.shipped_weights import save_shipped
 from basicsr_plugins.models.vsr_model import frame_metric
 
 PSNR = {'type': 'calculate_psnr', 'crop_border': 0}
@@ -556,7 +558,11 @@ def test_toolbox_resume_fails_without_cuda(three_states):
         ('val', {'metric': {}}, "val: there is no key 'metric'; did you mean 'metrics'?"),
         ('network_g', {'num_fea': 5}, "network_g: there is no key 'num_fea'; did you mean 'num_feat'?"),
         ('network_g', {'type': 'EFARR'}, "network_g: there is no network 'EFARR' in the registry"),
-        ('path', {'pretrain_network_g': 'nowhere.pth'}, 'there is no file nowhere.pth'),
+        (
+            'path',
+            {'pretrain_network_g': 'nowhere.pth'},
+            'there is no checkpoint nowhere.pth, and no shipped weights have that name',
+        ),
         ('path', {'pretrain_netwrok_g': 'x.pth'}, "'pretrain_netwrok_g'; did you mean 'pretrain_network_g'?"),
     ],
 )
@@ -592,6 +598,18 @@ def test_checkpoint_of_another_network(options, tmp_path):
     options['path']['pretrain_network_g'] = str(tmp_path / 'other.pth')
     with pytest.raises(InputError, match=r'other.pth does not load into EFAR \(.*Missing key'):
         build_model(options)
+
+
+@pytest.mark.parametrize('by_name', [True, False])
+def test_a_training_begins_with_shipped_weights(options, tmp_path, monkeypatch, by_name):
+    weights = build_network(dict(SMALL_EFAR)).state_dict()
+    file = tmp_path / 'small.safetensors'
+    save_shipped(SMALL_EFAR, weights, file, {'licence': 'none', 'training': 'none'})
+    monkeypatch.setattr(shipped_weights, 'FOLDER', tmp_path)
+    options['path']['pretrain_network_g'] = 'small' if by_name else str(file)
+    model = build_model({**options, 'network_g': dict(SMALL_EFAR)})
+    for name, value in model.net_g.state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-6)  # float16's
 
 
 def test_random_weights_in_a_test_are_said(options, monkeypatch):

@@ -8,6 +8,9 @@ import safetensors.torch
 import torch
 import train_release
 import yaml
+from basicsr.archs import build_network
+
+from basicsr_plugins.models.shipped_weights import save_shipped
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -54,3 +57,22 @@ def test_trains_for_its_time_and_ends_with_weights(release, tmp_path):
     done = int(paused.stem.split('_')[-1])
     record = json.loads((tmp_path / f'experiments/release_rt-video_final_{done}/record.json').read_text())
     assert record['training'].startswith(f'{done} iterations at a constant rate')
+
+
+def test_goes_on_from_the_weights_of_the_package(release, tmp_path, monkeypatch):
+    """They are what a training begins with that is not there yet, and what is said of it."""
+    options = yaml.safe_load(release.OPTIONS['rt-video'].read_text())
+    weights = build_network(dict(options['network_g'])).state_dict()
+    shipped = tmp_path / 'rt-video.safetensors'
+    save_shipped(options['network_g'], weights, shipped, {'licence': 'none', 'training': '7 iterations.'})
+    monkeypatch.setattr(release, 'find_weights', lambda name: str(tmp_path / f'{name}.safetensors'))
+    release.begin_with_shipped('rt-video')
+    release.train('rt-video', 1e-6)
+    path = yaml.safe_load((tmp_path / 'experiments/release_rt-video.yml').read_text())['path']
+    assert release.read_weights(path['pretrain_network_g']).keys() == weights.keys()
+    release.finish('rt-video')
+    assert release.read_metadata(shipped)['training'].endswith(' Before: 7 iterations.')
+
+    shipped.unlink()
+    release.begin_with_shipped('rt-video')  # it has begun
+    assert release.start_file('rt-video').is_file()
