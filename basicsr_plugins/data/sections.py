@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
+import numpy as np
 from torch import Tensor
 
-from basicsr_plugins.data.any_scale import patch_scale
+from basicsr_plugins.data.any_scale import BICUBIC, patch_scale
 from basicsr_plugins.data.clips import ClipReader
 from basicsr_plugins.data.degradation import lq_maker
 from basicsr_plugins.errors import InputError
@@ -55,7 +57,19 @@ def read_patches(where: str, opt: Mapping) -> tuple[int, Callable[..., Tensor] |
     if gt_size < scale or gt_size % scale:
         with located('gt_size'):
             raise InputError(f'{where}: gt_size ({gt_size}) must be a multiple of scale ({scale}).')
+    prob = opt.get('degradation_prob', 1)
     if opt.get('degradation') is not None:
         with located('degradation'):
             make_lq = lq_maker(where, opt['degradation'], scale)
+        if prob < 1:
+            make_lq = partial(_degrade_some, prob, make_lq, lq_maker(where, BICUBIC[0], scale))
+    elif prob < 1:
+        with located('degradation_prob'):
+            raise InputError(f'{where}: degradation_prob is of degradation, which is missing.')
     return scale, make_lq
+
+
+def _degrade_some(
+    prob: float, degrade: Callable[..., Tensor], shrink: Callable[..., Tensor], gt: Tensor, rng: np.random.Generator
+) -> Tensor:
+    return degrade(gt, rng) if rng.random() < prob else shrink(gt, rng).mul(255).round().clamp(0, 255).div(255)

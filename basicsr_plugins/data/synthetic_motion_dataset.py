@@ -65,6 +65,7 @@ class SyntheticMotionDataset(Dataset):
             kinds (list[str], optional): Which procedural pictures to show, of `synthetic_pictures.PICTURES`. Default:
                 all.
             degradation (str | list[dict], optional): How LR is made, see `data.degradation`. Default: MATLAB's bicubic.
+            degradation_prob (float, optional): Of how many samples; the others are MATLAB's bicubic. Default: 1.
             flow (bool, optional): Give the motion, too. Default: false.
             scale (int): Added by the toolbox.
 
@@ -79,6 +80,7 @@ class SyntheticMotionDataset(Dataset):
         'photos': Key('bool | str', default=True),
         'kinds': Key('list[str] | None', least=0),
         'degradation': Key('str | list[dict] | None'),
+        'degradation_prob': Key('float', default=1, low=0, high=1),
         'flow': Key('bool', default=False),
     }
 

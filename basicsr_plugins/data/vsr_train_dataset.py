@@ -44,6 +44,7 @@ class VSRTrainDataset(Dataset):
             degradation (str | list[dict], optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches,
                 which may then lie at any pixel: a convention of `data.bd_lr` (not rounded to 8 bits), a preset or a
                 list of steps of `data.degradation`, or bicubic.
+            degradation_prob (float, optional): Of how many samples; the others are MATLAB's bicubic. Default: 1.
             io_backend (dict): `type: disk` or `type: lmdb`; the layout of an LMDB is found out.
             meta_info_file (str, optional): Lines `000 100 (720,1280,3)`; without it, the LMDB's own meta_info.txt or
                 the folders say which clips there are.
@@ -75,6 +76,7 @@ class VSRTrainDataset(Dataset):
         'dataroot_gt': Key('str', required=True),
         'dataroot_lq': Key('str | None'),
         'degradation': Key('str | list[dict] | None'),
+        'degradation_prob': Key('float', default=1, low=0, high=1),
         'io_backend': IO_BACKEND,
         'meta_info_file': Key('str | None'),
         'val_partition': Key('str | list[str] | None'),
@@ -259,6 +261,8 @@ def _check_agreement(where: str, opt: Mapping) -> None:
         if degradation not in (None, *BICUBIC):
             known = ' or '.join(BICUBIC)
             reasons['degradation'] = f'with scale_range degradation may be {known}, but is {degradation!r}.'
+        if opt.get('degradation_prob', 1) < 1:
+            reasons['degradation_prob'] = 'degradation_prob is not for scale_range.'
     else:
         for key in ('lq_size', 'same_scale'):
             if opt.get(key) is not None:

@@ -140,6 +140,7 @@ def order(dataset):
         ({'gt_size': 20}, 'LQ patches of 12 make GT patches of 18 at scale 1.5; set a larger lq_size'),
         ({'scale_range': [2, 6]}, 'scale_range gives patches of up to 72, but the frames of clip 000 are 71x53'),
         ({'degradation': 'film'}, "degradation may be bicubic or bicubic_aliased, but is 'film'"),
+        ({'degradation_prob': 0.5}, 'degradation_prob is not for scale_range'),
         ({'scale_range': None}, 'lq_size is for scale_range, which is not there'),
         ({'uint8': True}, 'degradation gives LQ patches that are not rounded; leave uint8 out'),
     ],

@@ -55,6 +55,18 @@ def test_shrink_bicubic_is_the_toolbox_imresize(scale):
     assert (difference == 0).mean() > 0.99
 
 
+def test_some_samples_are_degraded_and_the_others_clean():
+    """Which ones, their seeds say; the clean ones are those of a dataset without degradation."""
+    noise = [{'type': 'noise', 'gaussian_prob': 1}, {'type': 'shrink'}]
+    clean, some = make(), make(degradation=noise, degradation_prob=0.5)
+    equal = [torch.allclose(clean[i]['lq'], some[i]['lq'], atol=1.01 / 255) for i in range(20)]
+    assert 4 <= sum(equal) <= 16
+    levels = some[equal.index(True)]['lq'] * 255
+    torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match='degradation_prob is of degradation, which is missing'):
+        make(degradation_prob=0.5)
+
+
 def test_a_sample_depends_on_its_seed_alone():
     dataset = make()
     first = dataset[SeededIndex(0, (1, 2, 3))]
