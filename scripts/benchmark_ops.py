@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Time the backends of modulated deformable convolution side by side in one run.
+"""Time ways to compute an operation side by side in one run: modulated deformable convolution by each backend, or the
+convolution to RGB that an upsampler ends with, after a pixel shuffle and in blocks of pixels (`archs.sub_pixel`).
 
     python scripts/benchmark_ops.py
+    python scripts/benchmark_ops.py --operation last_conv
     python scripts/benchmark_ops.py --size 64x64 --batch 4 --deform-groups 8 --json dcn.json
     python scripts/benchmark_ops.py --device cuda --dtype float16
 
-Every round runs each backend once, so that a slow moment of the machine hits all of them; the table shows the medians
-of the rounds, their ratio to torchvision's (above 1: faster than torchvision), the largest difference to torchvision's
+Every round runs each way once, so that a slow moment of the machine hits all of them; the table shows the medians of
+the rounds, their ratio to those of torchvision or of the shuffle (above 1: faster), the largest difference to its
 numbers relative to their largest, and the memory that a run takes at its peak on top of its inputs.
 """
 
@@ -21,8 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from basicsr_plugins.archs.sub_pixel import conv_in_blocks, conv_of_shuffled
 from basicsr_plugins.benchmark.machine import describe_machine, describe_versions
 from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.files import parse_size, write_atomically
@@ -30,14 +34,15 @@ from basicsr_plugins.memory import PeakMemory, synchronize
 from basicsr_plugins.ops.deform_conv import available_backends, modulated_deform_conv2d, select_backend
 from basicsr_plugins.upscaling import choose_device
 
-REFERENCE = 'torchvision'
+REFERENCES = ('torchvision', 'shuffle')
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--operation', default='deform_conv', choices=('deform_conv', 'last_conv'))
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1 ...')
     parser.add_argument('--dtype', default='float32', choices=('float16', 'bfloat16', 'float32', 'float64'))
-    parser.add_argument('--size', default='180x320', help='height x width of the frame')
+    parser.add_argument('--size', default='180x320', help='height x width of the (LR) frame')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--channels', type=int, default=64, help='of the input and of the output')
     parser.add_argument('--deform-groups', type=int, default=8)
@@ -83,15 +88,33 @@ def make_operations(
     def convolve():
         return modulated_deform_conv2d(*inputs, padding=1, deform_groups=deform_groups, backend=backend)
 
+    return with_gradients(convolve, inputs)
+
+
+def with_gradients(compute: Callable[[], Tensor], inputs: Sequence[Tensor]) -> dict[str, Callable[[], list[Tensor]]]:
     def forward():
         with torch.no_grad():
-            return [convolve()]
+            return [compute()]
 
     def forward_backward():
-        out = convolve()
+        out = compute()
         return [out.detach(), *torch.autograd.grad(out, inputs, out)]
 
     return {'forward': forward, 'forward+backward': forward_backward}
+
+
+def make_last_convs(args: argparse.Namespace) -> dict[str, dict[str, Callable[[], list[Tensor]]]]:
+    """What follows an upsampler's second convolution: (b, 4c, 2h, 2w) -> (b, 3, 4h, 4w); channels last."""
+    torch.manual_seed(0)
+    layout = {'device': args.device, 'dtype': getattr(torch, args.dtype), 'memory_format': torch.channels_last}
+    conv = nn.Conv2d(args.channels, 3, 3, 1, 1).to(**layout)
+    x = torch.randn(args.batch, 4 * args.channels, 2 * args.size[0], 2 * args.size[1]).to(**layout).requires_grad_()
+    ways = {
+        'shuffle': lambda: conv(F.pixel_shuffle(x, 2)),
+        'shuffle, blocks': lambda: conv_in_blocks(conv, F.pixel_shuffle(x, 2), 2),
+        'blocks': lambda: conv_of_shuffled(conv, x, 2),
+    }
+    return {name: with_gradients(compute, (x, *conv.parameters())) for name, compute in ways.items()}
 
 
 def seconds(function: Callable, device: torch.device) -> float:
@@ -127,9 +150,9 @@ def measure(operations: Mapping[str, Callable], device: torch.device, repeat: in
             times[backend].append(seconds(function, device))
     for backend, row in rows.items():
         row['ms'] = statistics.median(times[backend]) * 1e3
-        if REFERENCE in operations:
-            row['speedup'] = statistics.median(times[REFERENCE]) / statistics.median(times[backend])
-            row['difference'] = largest_difference(results[backend], results[REFERENCE])
+        for reference in operations.keys() & REFERENCES:
+            row['speedup'] = statistics.median(times[reference]) / statistics.median(times[backend])
+            row['difference'] = largest_difference(results[backend], results[reference])
     return rows
 
 
@@ -148,20 +171,23 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    backends = [select_backend(device, name) for name in args.backends or available_backends()]
-    inputs = make_inputs(args)
     report = {
         'command': ' '.join(sys.argv),
         'machine': describe_machine(device),
         'versions': describe_versions(),
         'setting': {name: value for name, value in vars(args).items() if name not in ('json', 'backends')},
-        'auto': select_backend(device),
     }
     for part in ('machine', 'versions'):
         print(', '.join(f'{name} {value}' for name, value in report[part].items()))
-    print(', '.join(f'{name} {value}' for name, value in report['setting'].items()), f"-> 'auto' is {report['auto']}")
-
-    operations = {backend: make_operations(inputs, args.deform_groups, backend) for backend in backends}
+    print(', '.join(f'{name} {value}' for name, value in report['setting'].items()))
+    if args.operation == 'last_conv':
+        operations = make_last_convs(args)
+    else:
+        report['auto'] = select_backend(device)
+        print(f"'auto' is {report['auto']}")
+        inputs = make_inputs(args)
+        backends = [select_backend(device, name) for name in args.backends or available_backends()]
+        operations = {backend: make_operations(inputs, args.deform_groups, backend) for backend in backends}
     report['results'] = {}
     for operation in ('forward', 'forward+backward'):
         rows = measure({name: functions[operation] for name, functions in operations.items()}, device, args.repeat)
