@@ -240,9 +240,8 @@ class MultiScaleUpsampler(nn.Module):
         enlarged = F.interpolate(frame, scale_factor=self.first_scale, mode='bilinear', align_corners=False)
         feat = self.lrelu(self.fusion_x2(torch.cat((feat, laid_out_as(enlarged, feat)), dim=1)))
         if self.scale == 4:
-            residue = sub_pixel.conv_of_shuffled(
-                self.conv_last, self.lrelu(self.upconv2(feat)), 2
-            )  # of (b, 64, 4h, 4w)
+            feat = self.lrelu(self.upconv2(feat))  # (b, 256, 2h, 2w), to be shuffled to (b, 64, 4h, 4w)
+            residue = sub_pixel.conv_of_shuffled(self.conv_last, feat, 2)
             enlarged = F.interpolate(frame, scale_factor=4, mode='bilinear', align_corners=False)
         else:
             residue = sub_pixel.conv_in_blocks(self.conv_last, feat, self.scale)

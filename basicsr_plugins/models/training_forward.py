@@ -31,7 +31,7 @@ def emulates_bfloat16(device: torch.device) -> bool:
     Of processors only Linux says it; others count as if they had it.
     """
     if device.type == 'cuda':
-        return not torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_capability(device) < (8, 0)  # before Ampere
     return CPUINFO.is_file() and not BFLOAT16_FLAGS & set(CPUINFO.read_text(encoding='utf-8').split())
 
 
