@@ -2,8 +2,8 @@
 
     python scripts/recipes/compare_compact.py --flow experiments/release_flow/pyramid_flow.pth --minutes 4
 
-Each candidate trains on generated clips (bicubic x4, bfloat16) for as many minutes of processor time, on one thread,
-its rate going down to 0, and is measured on held-out generated clips. Prints a table, and leaves its rows, with the
+Each candidate trains on generated clips (bicubic x4; in bfloat16 where the processor has it) for as many minutes of
+processor time, on one thread, its rate going down to 0, and is measured on held-out generated clips. Prints a table, and leaves its rows, with the
 machine, in results/compact/NAME.json; those that are there are kept.
 """
 
@@ -26,6 +26,7 @@ from basicsr.models import build_model
 from basicsr.utils import tensor2img
 from torch import nn
 from torch.utils.data import default_collate
+from training import fast_precision
 
 from basicsr_plugins.benchmark.machine import describe_machine, describe_versions
 from basicsr_plugins.data.synthetic_clips import validation_set
@@ -99,7 +100,7 @@ def options(arguments: dict, flow: Path, folder: str) -> dict:
     found = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
     found.update(num_gpu=0, is_train=True, dist=False, rank=0, path={'models': folder, 'log': folder})
     found['network_g'].update(arguments, spynet_path=str(flow))
-    found['train'].update(amp='bfloat16', fix_flow=found['train']['total_iter'])
+    found['train'].update(amp=fast_precision(), fix_flow=found['train']['total_iter'])
     return found
 
 

@@ -28,7 +28,7 @@ import torch
 import yaml
 from flow_training import fit, init_level
 from torch import Tensor
-from training import run_toolbox
+from training import fast_precision, run_toolbox
 
 from basicsr_plugins.archs.pyramid_flow import PyramidFlow
 from basicsr_plugins.benchmark.machine import describe_machine
@@ -38,7 +38,6 @@ from basicsr_plugins.errors import InputError, run_script
 from basicsr_plugins.files import write_atomically
 from basicsr_plugins.models.networks import save_checkpoint
 from basicsr_plugins.models.shipped_weights import FOLDER, find_weights, save_shipped
-from basicsr_plugins.models.training_forward import emulates_bfloat16
 from basicsr_plugins.models.weights import read_metadata, read_weights
 
 OPTIONS = {
@@ -205,8 +204,7 @@ def release_options(name: str, experiment: str) -> dict:
         if not FLOW.is_file():
             train_flow()
         options['network_g']['spynet_path'] = str(FLOW)
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    options['train']['amp'] = 'none' if emulates_bfloat16(device) else 'bfloat16'
+    options['train']['amp'] = fast_precision()
     options['val']['val_freq'] = VALIDATE_EVERY
     options['logger'].update(print_freq=50, save_checkpoint_freq=SAVE_EVERY)
     return options

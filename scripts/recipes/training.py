@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import yaml
 from tqdm import tqdm
 
 from basicsr_plugins.errors import InputError
 from basicsr_plugins.files import write_atomically
+from basicsr_plugins.models.training_forward import emulates_bfloat16
 
 
 def train(
@@ -59,6 +61,12 @@ def train_with(options: dict, results: Path) -> Path:
     results.mkdir(parents=True, exist_ok=True)
     write_atomically(option_file, text)
     return train(option_file, results)
+
+
+def fast_precision() -> str:
+    """`train: amp` as it is fast here: bfloat16 where that is in the arithmetic of the GPU or the processor."""
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    return 'none' if emulates_bfloat16(device) else 'bfloat16'
 
 
 def run_toolbox(
