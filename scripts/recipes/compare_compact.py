@@ -3,8 +3,8 @@
     python scripts/recipes/compare_compact.py --flow experiments/release_flow/pyramid_flow.pth --minutes 4
 
 Each candidate trains on generated clips (bicubic x4; in bfloat16 where the processor has it) for as many minutes of
-processor time, on one thread, its rate going down to 0, and is measured on held-out generated clips. Prints a table, and leaves its rows, with the
-machine, in results/compact/NAME.json; those that are there are kept.
+processor time, on one thread, its rate going down to 0, and is measured on held-out generated clips. Prints a table,
+and leaves its rows, with the machine, in results/compact/NAME.json; those that are there are kept.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def release(monkeypatch, tmp_path):
     options = yaml.safe_load((PROJECT / train_release.OPTIONS['rt-video']).read_text())
     options['network_g']['num_feat'] = 4
     options['datasets']['train'].update(num_frame=2, gt_size=32, photos=False, kinds=['stripes'])
-    del options['datasets']['train']['degradation']
+    for key in ('degradation', 'degradation_prob'):
+        del options['datasets']['train'][key]
     val = Path('datasets/generated_val')
     options['datasets']['val'].update(dataroot_gt=str(val / 'GT'), dataroot_lq=str(val / 'BIx4'))
     option_file = tmp_path / 'tiny.yml'
