@@ -56,6 +56,8 @@ def parse_args() -> argparse.Namespace:
     if args.repeat < 1:
         raise InputError(f'--repeat must be 1 or more, but is {args.repeat}.')
     choose_device(args.device)
+    if args.operation == 'last_conv' and args.backends:
+        raise InputError('--backends are of --operation deform_conv.')
     return args
 
 

@@ -1,7 +1,7 @@
 """3x3 convolutions to few channels at the larger size, computed for blocks of s x s pixels at once.
 
-A processor computes 16 channels or so in the time of three. So what an upsampler ends with, from 64 channels to RGB,
-takes as long as one to 3 * s * s channels would; with the pixels of a block as channels little of that is wasted. It is
+A processor with AVX-512 computes 16 channels in the time of three. So what an upsampler ends with, from 64 channels to
+RGB, takes as long as one to 3 * s * s channels would; with a block's pixels as channels little of that is wasted. It is
 the sub-pixel convolution of ESPCN (Shi et al., CVPR 2016) backwards: a block's kernels are the one kernel, shifted.
 What comes out is the same to rounding, and so are gradients.
 
@@ -17,22 +17,21 @@ from torch.nn import functional as F
 
 
 def conv_in_blocks(conv: nn.Conv2d, x: Tensor, side: int) -> Tensor:
-    """`conv(x)`.
+    """`conv(x)`, in blocks.
 
     Args:
-        conv: 3x3, padding 1, from c to o channels.
+        conv: 3x3, padding 1, from c to o channels. It is not called: what hooks onto it does not run.
         x: (b, c, s * h, s * w).
         side: s.
 
     Returns:
         (b, o, s * h, s * w).
     """
-    blocks = F.conv2d(x, block_kernels(conv.weight, side), _repeated(conv.bias, side), stride=side, padding=1)
-    return F.pixel_shuffle(blocks, side)
+    return F.pixel_shuffle(F.conv2d(x, *block_parameters(conv, side), stride=side, padding=1), side)
 
 
 def conv_of_shuffled(conv: nn.Conv2d, x: Tensor, side: int) -> Tensor:
-    """`conv(F.pixel_shuffle(x, side))`, without making the large picture that it is shuffled to.
+    """`conv(F.pixel_shuffle(x, side))`, in blocks, without making the large picture that it is shuffled to.
 
     Args:
         conv: As in `conv_in_blocks`.
@@ -42,27 +41,24 @@ def conv_of_shuffled(conv: nn.Conv2d, x: Tensor, side: int) -> Tensor:
     Returns:
         (b, o, s * h, s * w).
     """
-    kernels = block_kernels(conv.weight, side, of_shuffled=True)
-    return F.pixel_shuffle(F.conv2d(x, kernels, _repeated(conv.bias, side), padding=1), side)
+    return F.pixel_shuffle(F.conv2d(x, *block_parameters(conv, side, of_shuffled=True), padding=1), side)
 
 
-def block_kernels(weight: Tensor, side: int, of_shuffled: bool = False) -> Tensor:
-    """A kernel for each pixel of a block.
+def block_parameters(conv: nn.Conv2d, side: int, of_shuffled: bool = False) -> tuple[Tensor, Tensor | None]:
+    """A kernel and a bias for each pixel of a block.
 
     Args:
-        weight: (o, c, 3, 3).
+        conv: As in `conv_in_blocks`.
         side: s.
-        of_shuffled: Whether they are for blocks as channels.
+        of_shuffled: Whether the kernels are for blocks as channels.
 
     Returns:
-        (o * s * s, c, s + 2, s + 2), with which a block sees itself and a pixel around; `of_shuffled`
-        (o * s * s, c * s * s, 3, 3), with which it sees itself and a block around.
+        Kernels with which a block sees itself and a pixel around, (o * s * s, c, s + 2, s + 2), or, `of_shuffled`,
+        itself and a block around, (o * s * s, c * s * s, 3, 3); biases, (o * s * s).
     """
     last = side - 1
-    shifted = [F.pad(weight, (x, last - x, y, last - y)) for y in range(side) for x in range(side)]
+    shifted = [F.pad(conv.weight, (x, last - x, y, last - y)) for y in range(side) for x in range(side)]
     kernels = torch.stack(shifted, dim=1).flatten(0, 1)
-    return F.pixel_unshuffle(F.pad(kernels, (last,) * 4), side) if of_shuffled else kernels
-
-
-def _repeated(bias: Tensor | None, side: int) -> Tensor | None:
-    return None if bias is None else bias[:, None].expand(-1, side * side).flatten()
+    if of_shuffled:
+        kernels = F.pixel_unshuffle(F.pad(kernels, (last,) * 4), side)
+    return kernels, None if conv.bias is None else conv.bias.repeat_interleave(side * side)

@@ -65,7 +65,7 @@ def read_patches(where: str, opt: Mapping) -> tuple[int, Callable[..., Tensor] |
             make_lq = partial(_degrade_some, prob, make_lq, lq_maker(where, BICUBIC[0], scale))
     elif prob < 1:
         with located('degradation_prob'):
-            raise InputError(f'{where}: degradation_prob is of degradation, which is missing.')
+            raise InputError(f'{where}: degradation_prob needs degradation, which is missing.')
     return scale, make_lq
 
 

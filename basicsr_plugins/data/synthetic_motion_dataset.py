@@ -65,7 +65,8 @@ class SyntheticMotionDataset(Dataset):
             kinds (list[str], optional): Which procedural pictures to show, of `synthetic_pictures.PICTURES`. Default:
                 all.
             degradation (str | list[dict], optional): How LR is made, see `data.degradation`. Default: MATLAB's bicubic.
-            degradation_prob (float, optional): Of how many samples; the others are MATLAB's bicubic. Default: 1.
+            degradation_prob (float, optional): Share of the samples that are degraded; the others are MATLAB's
+                bicubic, of 8 bits. Default: 1.
             flow (bool, optional): Give the motion, too. Default: false.
             scale (int): Added by the toolbox.
 

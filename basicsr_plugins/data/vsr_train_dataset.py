@@ -44,7 +44,8 @@ class VSRTrainDataset(Dataset):
             degradation (str | list[dict], optional): Instead of `dataroot_lq`: make the LQ patches of the GT patches,
                 which may then lie at any pixel: a convention of `data.bd_lr` (not rounded to 8 bits), a preset or a
                 list of steps of `data.degradation`, or bicubic.
-            degradation_prob (float, optional): Of how many samples; the others are MATLAB's bicubic. Default: 1.
+            degradation_prob (float, optional): Share of the samples that are degraded; the others are MATLAB's
+                bicubic, of 8 bits. Default: 1.
             io_backend (dict): `type: disk` or `type: lmdb`; the layout of an LMDB is found out.
             meta_info_file (str, optional): Lines `000 100 (720,1280,3)`; without it, the LMDB's own meta_info.txt or
                 the folders say which clips there are.

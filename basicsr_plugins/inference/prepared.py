@@ -35,7 +35,8 @@ def prepared(net: nn.Module, dtype: torch.dtype) -> Iterator[nn.Module]:
     """A network in eval mode; for another dtype than float32 a copy, whose layers keep their weights in that dtype.
 
     A layer casts its weights when it is first used under autocast, once, and not in every step. What is used outside of
-    autocast, as flow is, stays in float32.
+    autocast, as flow is, stays in float32; so does what is used without its layer (`archs.sub_pixel`), a few kernels
+    that are cast in every step.
 
     Args:
         net: A network; without weights of its own it is run as it is.

@@ -44,7 +44,7 @@ OUTPUTS = {
     WHOLE: 'output',
 }
 SINGLE = frozenset(OUTPUTS.values())  # names of results that are no tuples
-_resize, _block_kernels = F.interpolate, sub_pixel.block_kernels  # as they are outside of tracing
+_resize, _block_parameters = F.interpolate, sub_pixel.block_parameters  # as they are outside of tracing
 _lock = threading.Lock()  # tracing replaces functions for all threads
 
 
@@ -180,14 +180,15 @@ def _exportable() -> Iterator[None]:
         stack.enter_context(replaced(SpyNet, 'forward', _spynet_flow))
         stack.enter_context(replaced(F, 'interpolate', _interpolate))
         stack.enter_context(replaced(deform_conv, 'select_backend', lambda *_: 'torchvision'))  # one operator
-        stack.enter_context(replaced(sub_pixel, 'block_kernels', _constant_kernels))
+        stack.enter_context(replaced(sub_pixel, 'block_parameters', _constant_parameters))
         torch.onnx.register_custom_op_symbolic('torchvision::deform_conv2d', _deform_conv, OPSET)
         yield
 
 
-def _constant_kernels(*args, **options) -> Tensor:
-    """`block_kernels` as a constant of the graph: the exporter takes no kernels that are computed."""
-    return torch.from_numpy(_block_kernels(*args, **options).numpy())
+def _constant_parameters(*args, **options) -> tuple[Tensor | None, ...]:
+    """`block_parameters` as constants of the graph: the exporter takes no kernels that are computed."""
+    made = _block_parameters(*args, **options)
+    return tuple(None if tensor is None else torch.from_numpy(tensor.numpy()) for tensor in made)
 
 
 @parse_args(*'vvvvviiiiiiiib')

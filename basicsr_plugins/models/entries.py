@@ -201,4 +201,4 @@ def _checkpoint_of(opt: Mapping) -> str | None:
     named = opt['path'].get('pretrain_network_g')
     if trained.is_file() and ('train' in opt or not named):
         return str(trained)
-    return find_weights(named) if named and is_shipped(named) else named
+    return find_weights(named) if isinstance(named, str) and is_shipped(named) else named

@@ -66,7 +66,7 @@ class TrainingModel(VideoRecurrentModel):
         check_checksums(load_path)
         try:
             if Path(load_path).suffix == '.safetensors':  # has no keys of parameters
-                self.get_bare_model(net).load_state_dict(read_weights(load_path), strict=strict)
+                self._load_safetensors(self.get_bare_model(net), load_path, strict)
             else:
                 super().load_network(net, load_path, strict, param_key)
         except InputError:
@@ -77,6 +77,12 @@ class TrainingModel(VideoRecurrentModel):
         wrong = first_not_finite(net.state_dict())
         if wrong:
             raise InputError(f'{load_path}: {wrong} has values that are NaN or infinite; take a checkpoint of before.')
+
+    def _load_safetensors(self, net: nn.Module, load_path: str, strict: bool) -> None:
+        weights = read_weights(load_path)
+        get_root_logger().info(f'Loading {type(net).__name__} model from {load_path}.')
+        self._print_different_keys_loading(net, weights, strict)  # renames those of another shape, if not strict
+        net.load_state_dict(weights, strict=strict)
 
     @master_only
     def save_network(
@@ -170,7 +176,9 @@ class TrainingModel(VideoRecurrentModel):
         train = self.opt['train']
         amp = train.get('amp') or 'none'
         if amp == 'bfloat16' and emulates_bfloat16(self.device):
-            get_root_logger().warning('train: amp: bfloat16 is not in the arithmetic of this machine: none is faster.')
+            get_root_logger().warning(
+                'train: amp: bfloat16 is slower here than none: the device has no arithmetic in it.'
+            )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == 'float16')
         checkpointing, compiled = train.get('checkpointing', False), train.get('compile', False)
         if not isinstance(self.net_g, DataParallel):

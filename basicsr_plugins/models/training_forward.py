@@ -26,9 +26,9 @@ BFLOAT16_FLAGS = {'amx_bf16', 'avx512_bf16', 'bf16'}  # of a processor; the last
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether a device has no arithmetic in bfloat16, so that it takes several times as long as float32.
+    """Whether a device has no arithmetic in bfloat16, which then takes longer than float32.
 
-    Of processors only Linux says it; others count as if they had it.
+    Of processors only Linux says it; on other systems they count as if they had it.
     """
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) < (8, 0)  # before Ampere

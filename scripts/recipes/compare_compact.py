@@ -60,7 +60,13 @@ def main() -> None:
         path = RESULTS / f'{name.replace(", ", "_").replace(" ", "_")}.json'
         if not path.is_file():
             row = compare(CANDIDATES[name], args.flow, args.minutes)
-            record = {'name': name, **row, 'machine': describe_machine('cpu'), 'versions': describe_versions()}
+            record = {
+                'name': name,
+                **row,
+                'amp': fast_precision(),
+                'machine': describe_machine('cpu'),
+                'versions': describe_versions(),
+            }
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(record, indent=1) + '\n')
     rows = [json.loads(path.read_text(encoding='utf-8')) for path in sorted(RESULTS.glob('*.json'))]

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shutil
 import time
 import zlib
 from collections.abc import Iterator
@@ -66,8 +65,7 @@ def main() -> None:
         if name not in OPTIONS:
             raise InputError(f'there are no weights {name!r}; there are {", ".join(OPTIONS)}.')
     for name in args.names or OPTIONS:
-        if args.from_shipped:
-            begin_with_shipped(name)
+        begin(name, args.from_shipped)
         train(name, args.hours)
         if args.finish:
             finish(name)
@@ -112,11 +110,21 @@ def distance(flow: Tensor, target: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------- the networks
 
 
-def begin_with_shipped(name: str) -> None:
-    """Keep a copy of the package's weights, with which the training begins; an earlier training is as it was."""
-    if not start_file(name).is_file() and not Path(f'experiments/release_{name}').is_dir():
-        start_file(name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(find_weights(name), start_file(name))
+def begin(name: str, from_shipped: bool) -> None:
+    """Where there is no training yet, keep a copy of the package's weights, with which it is to begin, or of none.
+
+    Raises:
+        InputError: If there is a training that began without.
+    """
+    folder, start = Path('experiments') / f'release_{name}', start_file(name)
+    if folder.is_dir():
+        if from_shipped and not start.is_file():
+            raise InputError(f"{folder} did not begin with the package's weights; move it away to train on from those.")
+    elif from_shipped:
+        start.parent.mkdir(exist_ok=True)
+        write_atomically(start, Path(find_weights(name)).read_bytes())
+    else:
+        start.unlink(missing_ok=True)
 
 
 def start_file(name: str) -> Path:
@@ -162,7 +170,9 @@ def finish(name: str) -> None:
 
     folder, checkpoint, scores = Path('experiments') / final, best(name), curve(Path('experiments') / final)
     chosen = int(checkpoint.stem.split('_')[-1])
-    material = 'compressed generated clips' if 'degradation' in options['datasets']['train'] else 'generated clips'
+    samples = options['datasets']['train']
+    share = samples.get('degradation_prob', 1) if 'degradation' in samples else 0
+    material = 'generated clips' + (f', {share:.0%} of them compressed' if share else '')
     training = (
         f'{done} iterations at a constant rate and {chosen} more at a falling one, batches of '
         f'{options["datasets"]["train"]["batch_size_per_gpu"]}, on {material}; {hours_of(name):.1f} hours.'

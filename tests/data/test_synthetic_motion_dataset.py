@@ -63,7 +63,7 @@ def test_some_samples_are_degraded_and_the_others_clean():
     assert 4 <= sum(equal) <= 16
     levels = some[equal.index(True)]['lq'] * 255
     torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
-    with pytest.raises(InputError, match='degradation_prob is of degradation, which is missing'):
+    with pytest.raises(InputError, match='degradation_prob needs degradation, which is missing'):
         make(degradation_prob=0.5)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from basicsr.archs import build_network
 from basicsr.models import build_model
@@ -610,6 +611,17 @@ def test_a_training_begins_with_shipped_weights(options, tmp_path, monkeypatch, 
     model = build_model({**options, 'network_g': dict(SMALL_EFAR)})
     for name, value in model.net_g.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-6)  # float16's
+
+
+def test_safetensors_that_fit_in_part(options, tmp_path):
+    """With strict_load_g: false a layer of another shape stays as it is, and the others are loaded."""
+    weights = build_network({**SMALL_EFAR, 'upsample_feat': 8}).state_dict()
+    safetensors.torch.save_file(weights, tmp_path / 'wider.safetensors')
+    options['path'].update(pretrain_network_g=str(tmp_path / 'wider.safetensors'), strict_load_g=False)
+    state = build_model({**options, 'network_g': dict(SMALL_EFAR)}).net_g.state_dict()
+    fits = {name: value.shape == weights[name].shape for name, value in state.items()}
+    assert 0 < sum(fits.values()) < len(fits)
+    assert all(torch.equal(state[name], weights[name]) for name in state if fits[name])
 
 
 def test_random_weights_in_a_test_are_said(options, monkeypatch):

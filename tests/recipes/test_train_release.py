@@ -10,6 +10,7 @@ import train_release
 import yaml
 from basicsr.archs import build_network
 
+from basicsr_plugins.errors import InputError
 from basicsr_plugins.models.shipped_weights import save_shipped
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -67,13 +68,20 @@ def test_goes_on_from_the_weights_of_the_package(release, tmp_path, monkeypatch)
     shipped = tmp_path / 'rt-video.safetensors'
     save_shipped(options['network_g'], weights, shipped, {'licence': 'none', 'training': '7 iterations.'})
     monkeypatch.setattr(release, 'find_weights', lambda name: str(tmp_path / f'{name}.safetensors'))
-    release.begin_with_shipped('rt-video')
+    release.begin('rt-video', from_shipped=True)
     release.train('rt-video', 1e-6)
     path = yaml.safe_load((tmp_path / 'experiments/release_rt-video.yml').read_text())['path']
     assert release.read_weights(path['pretrain_network_g']).keys() == weights.keys()
     release.finish('rt-video')
     assert release.read_metadata(shipped)['training'].endswith(' Before: 7 iterations.')
 
-    shipped.unlink()
-    release.begin_with_shipped('rt-video')  # it has begun
-    assert release.start_file('rt-video').is_file()
+    start = release.start_file('rt-video')
+    release.begin('rt-video', from_shipped=True)  # it goes on: the weights that are shipped now are none to begin with
+    assert release.read_metadata(start)['training'] == '7 iterations.'
+    start.rename(tmp_path / 'kept')
+    with pytest.raises(InputError, match="release_rt-video did not begin with the package's weights"):
+        release.begin('rt-video', from_shipped=True)
+    (tmp_path / 'kept').rename(start)
+    (tmp_path / 'experiments/release_rt-video').rename(tmp_path / 'away')
+    release.begin('rt-video', from_shipped=False)  # one from nothing
+    assert not start.is_file()
