@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from basicsr_plugins.archs import bicubic_arch, sub_pixel
+from basicsr_plugins.compat.rebind import replaced
 from basicsr_plugins.errors import InputError, one_line
 from basicsr_plugins.memory import synchronize
 from basicsr_plugins.models.restoration import restore_frames
@@ -154,29 +155,18 @@ def _functions_for_meta_tensors(counter: MacCounter) -> Iterator[None]:
     with ExitStack() as stack:
         # one for all backends: our own would be counted by its steps, and mmcv's knows no shapes without data
         backends = dict.fromkeys(deform_conv._BACKENDS, deform_conv._torchvision)
-        stack.enter_context(_replaced(deform_conv, '_BACKENDS', backends))
+        stack.enter_context(replaced(deform_conv, '_BACKENDS', backends))
         # blocks have kernels with zeros, which are no arithmetic of the network
-        stack.enter_context(_replaced(sub_pixel, 'conv_in_blocks', lambda conv, x, side: conv(x)))
+        stack.enter_context(replaced(sub_pixel, 'conv_in_blocks', lambda conv, x, side: conv(x)))
         stack.enter_context(
-            _replaced(sub_pixel, 'conv_of_shuffled', lambda conv, x, side: conv(F.pixel_shuffle(x, side)))
+            replaced(sub_pixel, 'conv_of_shuffled', lambda conv, x, side: conv(F.pixel_shuffle(x, side)))
         )
         # the toolbox's goes line by line, which takes a second for each frame
-        stack.enter_context(_replaced(bicubic_arch, 'imresize', imresize))
-        stack.enter_context(_replaced(bicubic_arch, 'make_bicubic', make_bicubic))
+        stack.enter_context(replaced(bicubic_arch, 'imresize', imresize))
+        stack.enter_context(replaced(bicubic_arch, 'make_bicubic', make_bicubic))
         # knows no meta device, and changes no shape
-        stack.enter_context(_replaced(torch, 'autocast', lambda *args, **kwargs: nullcontext()))
+        stack.enter_context(replaced(torch, 'autocast', lambda *args, **kwargs: nullcontext()))
         yield
-
-
-@contextmanager
-def _replaced(module: object, name: str, value: object) -> Iterator[None]:
-    """Let a module have another attribute meanwhile."""
-    original = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
 
 
 def _imresize_macs(shape: tuple[int, int, int], scale: float, antialiasing: bool) -> int:

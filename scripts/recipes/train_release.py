@@ -138,9 +138,8 @@ def train(name: str, hours: float) -> None:
     if had >= hours:
         return
     options = release_options(name, f'release_{name}')
-    options['train']['fix_flow'] = FIX_FLOW
     options['train']['scheduler'] = {'type': 'MultiStepLR', 'milestones': [10**8], 'gamma': 1}
-    options['train'].update(total_iter=10**8, warmup_iter=100)
+    options['train'].update(total_iter=10**8, warmup_iter=100, fix_flow=FIX_FLOW)
     if start_file(name).is_file():
         options['train']['fix_flow'] = 0
         options['path']['pretrain_network_g'] = str(start_file(name))
@@ -175,7 +174,7 @@ def finish(name: str) -> None:
     material = 'generated clips' + (f', {share:.0%} of them compressed' if share else '')
     training = (
         f'{done} iterations at a constant rate and {chosen} more at a falling one, batches of '
-        f'{options["datasets"]["train"]["batch_size_per_gpu"]}, on {material}; {hours_of(name):.1f} hours.'
+        f'{samples["batch_size_per_gpu"]}, on {material}; {hours_of(name):.1f} hours.'
     )
     if start_file(name).is_file():
         training += f' Before: {read_metadata(start_file(name))["training"]}'
