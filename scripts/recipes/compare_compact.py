@@ -105,6 +105,7 @@ def options(arguments: dict, flow: Path, folder: str) -> dict:
     """The option file of the compact EFAR with other arguments, for `build_model`; the rate is set from outside."""
     found = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
     found.update(num_gpu=0, is_train=True, dist=False, rank=0, path={'models': folder, 'log': folder})
+    found['datasets']['train'].update(num_frame=7, gt_size=192)  # small: there is time for some hundred iterations
     found['network_g'].update(arguments, spynet_path=str(flow))
     found['train'].update(amp=fast_precision(), fix_flow=found['train']['total_iter'])
     return found

@@ -10,7 +10,8 @@ Networks train by BasicSR's trainer with the option file of each, on clips that 
 rate for as long as they have time, then on a copy of the averaged weights for a quarter as many iterations at a rate
 that goes down to 0. `--finish` does the latter, takes the checkpoint that is best on held-out generated clips, and
 writes it to basicsr_plugins/weights/. Ctrl-C pauses, and the same command goes on. A GPU is used where there is one; a
-CPU trains on one thread with batches of one clip. Results are in experiments/release_*.
+CPU trains with batches of one clip (OMP_NUM_THREADS=1 leaves the other cores alone). Results are in
+experiments/release_*.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ START = {'efar-s-video': 'efar-s-bicubic'}  # begins with the weights of
 FLOW = Path('experiments/release_flow/pyramid_flow.pth')
 LEVEL_ITERATIONS, FLOW_ITERATIONS, FLOW_LR = 1000, 3000, 8e-4
 WRONG_BY = 1.5  # pixels: the greatest standard deviation of the shifts
-SAVE_EVERY, VALIDATE_EVERY = 250, 1000
+SAVE_EVERY, VALIDATE_EVERY = 100, 500
 FIX_FLOW = 1000
+SHIPPED_LR_SHARE = 0.25  # of the rate from nothing: weights that have been trained to the end lose by more
 FINAL_SHARE, FINAL_LR_SHARE = 0.25, 0.5
 LICENCE = 'Apache-2.0'
 
@@ -157,8 +159,9 @@ def finish(name: str) -> None:
     final = f'release_{name}_final_{done}'
     options = release_options(name, final)
     train_options = options['train']
-    rate = train_options['optim_g']['lr'] * FINAL_LR_SHARE
-    train_options['optim_g']['lr'] = rate
+    train_options['optim_g']['lr'] *= FINAL_LR_SHARE
+    rate = train_options['optim_g']['lr']
+    train_options['ema_decay'] = 1 - 1 / max(2, 0.1 * iterations)  # averages the last tenth
     train_options['scheduler'] = {'type': 'CosineAnnealingRestartLR', 'periods': [iterations], 'eta_min': rate / 1000}
     train_options['total_iter'] = iterations
     train_options['fix_flow'] = 0
@@ -204,6 +207,7 @@ def release_options(name: str, experiment: str) -> dict:
     options['name'] = experiment
     if start_file(name).is_file():
         options['manual_seed'] = zlib.crc32(start_file(name).read_bytes()) % 10**6  # other clips than those weights had
+        options['train']['optim_g']['lr'] *= SHIPPED_LR_SHARE
     train = options['datasets']['train']
     clips = Path('datasets') / ('generated_video_val' if 'degradation' in train else 'generated_val')
     validation_set(clips, number=4, degradation=train.get('degradation'))
@@ -243,7 +247,7 @@ def run(name: str, options: dict, hours: float | None = None) -> None:
         saves = saves + ('Saving models' in line) if late else 0
 
     try:
-        run_toolbox('basicsr.train', option_file, Path('experiments'), ['--auto_resume'], watch, threads=1)
+        run_toolbox('basicsr.train', option_file, Path('experiments'), ['--auto_resume'], watch)
     except Paused:
         print(f'{name}: paused after {hours_of(name):.2f} hours', flush=True)
 

@@ -70,8 +70,9 @@ def test_goes_on_from_the_weights_of_the_package(release, tmp_path, monkeypatch)
     monkeypatch.setattr(release, 'find_weights', lambda name: str(tmp_path / f'{name}.safetensors'))
     release.begin('rt-video', from_shipped=True)
     release.train('rt-video', 1e-6)
-    path = yaml.safe_load((tmp_path / 'experiments/release_rt-video.yml').read_text())['path']
-    assert release.read_weights(path['pretrain_network_g']).keys() == weights.keys()
+    used = yaml.safe_load((tmp_path / 'experiments/release_rt-video.yml').read_text())
+    assert release.read_weights(used['path']['pretrain_network_g']).keys() == weights.keys()
+    assert used['train']['optim_g']['lr'] < options['train']['optim_g']['lr']
     release.finish('rt-video')
     assert release.read_metadata(shipped)['training'].endswith(' Before: 7 iterations.')
 
