@@ -10,6 +10,7 @@ from basicsr_plugins.models.restoration import restore_frames
 NETWORKS = {
     'RLSP': {'type': 'RLSP', 'num_feat': 8},
     'RLSP of luma': {'type': 'RLSP', 'num_feat': 8, 'luma_only': True},
+    'RLSP of bilinear chroma': {'type': 'RLSP', 'num_feat': 8, 'bilinear_chroma': True},
     'RRN': {'type': 'RRN', 'num_feat': 8, 'num_block': 1},
     'RSDN': {'type': 'RSDN', 'num_feat': 8, 'num_block': 1},
     'FRVSR': {'type': 'FRVSR', 'num_feat': 8, 'num_block': 1, 'residual': True},

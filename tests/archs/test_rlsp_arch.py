@@ -156,3 +156,25 @@ def test_every_parameter_gets_a_gradient():
 def test_wrong_scale():
     with pytest.raises(InputError, match=r'scale must be one of \(2, 3, 4\), but is 5'):
         small(scale=5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_bilinear_chroma(scale):
+    """Without a residual, luma is the nearest pixel's and chroma bilinear, to the border."""
+    net = small(bilinear_chroma=True, scale=scale)
+    net.conv_last.weight.zero_()
+    net.conv_last.bias.zero_()
+    x = torch.rand(1, 1, 3, 5, 6)
+    out = net(x)[:, 0]
+    nearest = F.interpolate(x[:, 0], scale_factor=scale, mode='nearest')
+    bilinear = F.interpolate(x[:, 0], scale_factor=scale, mode='bilinear', align_corners=False)
+    for found, expected, channels in ((out, nearest, slice(0, 1)), (out, bilinear, slice(1, 3))):
+        found, expected = (rgb2ycbcr_pt(image)[:, channels] for image in (found, expected))
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    assert net.state_dict().keys() == small(scale=scale).state_dict().keys()
+
+
+def test_bilinear_chroma_is_for_rgb():
+    with pytest.raises(InputError, match='bilinear_chroma is for RGB; with luma_only chroma is bicubic already'):
+        small(bilinear_chroma=True, luma_only=True)

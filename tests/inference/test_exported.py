@@ -36,6 +36,9 @@ NETWORKS = {
     'BasicVSR': lambda: with_spynet('BasicVSR'),
     'RealBasicVSR': lambda: build_network({'type': 'RealBasicVSR', **SMALL_CLEANING}).eval(),
     'RLSP': lambda: build_network({'type': 'RLSP', 'num_feat': 8, 'num_conv': 1, 'luma_only': True}).eval(),
+    'RLSP of RGB': lambda: build_network(
+        {'type': 'RLSP', 'num_feat': 8, 'num_conv': 1, 'bilinear_chroma': True}
+    ).eval(),
     'RSDN': lambda: build_network({'type': 'RSDN', 'num_feat': 8, 'num_block': 1}).eval(),
     'MSFFN': build_msffn,
     'EDVR': build_edvr,
