@@ -119,13 +119,13 @@ def chroma_kernel(scale: int) -> Tensor:
     Returns:
         (s * s * 3, 3, 3, 3); its outputs are in the order of `space_to_depth`.
     """
-    distance = ((torch.arange(scale) + 0.5) / scale - 0.5)[:, None] - torch.arange(-1, 2)
-    taps = (1 - distance.abs()).clamp(min=0)  # (s, 3)
-    smoother = taps[:, None, :, None] * taps[None, :, None, :]
-    smoother[:, :, 1, 1] -= 1
-    luma = torch.tensor([65.481, 128.553, 24.966]) / 219  # of BT.601
+    pixels = torch.eye(9).reshape(9, 1, 3, 3)
+    bilinear = F.interpolate(pixels, scale_factor=scale, mode='bilinear', align_corners=False)
+    smoother = (bilinear - F.interpolate(pixels, scale_factor=scale))[:, 0, scale:-scale, scale:-scale]
+    colours = torch.eye(3)[:, :, None, None]
+    luma = 255 / 219 * (rgb2ycbcr_pt(colours, y_only=True) - rgb2ycbcr_pt(0 * colours, y_only=True)).flatten()
     chroma = torch.eye(3) - luma
-    return torch.einsum('yxij,oc->yxocij', smoother, chroma).reshape(scale * scale * 3, 3, 3, 3)
+    return torch.einsum('kyx,oc->yxock', smoother, chroma).reshape(scale * scale * 3, 3, 3, 3)
 
 
 def with_bicubic_chroma(luma: Tensor, frame: Tensor) -> Tensor:
