@@ -31,7 +31,7 @@ from basicsr_plugins.models.perceptual import VGG_FILE, as_images, local_vgg
 from basicsr_plugins.models.restoration import prepare_sample
 from basicsr_plugins.models.shipped_weights import find_weights
 from basicsr_plugins.models.training_forward import TrainingForward, emulates_bfloat16
-from basicsr_plugins.models.weights import read_weights
+from basicsr_plugins.models.weights import describe_other_arguments, read_weights
 from basicsr_plugins.option_file import OWN_OPTIMIZERS
 from basicsr_plugins.refusals import refusing
 from basicsr_plugins.scales import Span
@@ -81,6 +81,9 @@ class TrainingModel(VideoRecurrentModel):
     def _load_safetensors(self, net: nn.Module, load_path: str, strict: bool) -> None:
         weights = read_weights(load_path)
         get_root_logger().info(f'Loading {type(net).__name__} model from {load_path}.')
+        other = describe_other_arguments(load_path, self.opt['network_g'])
+        if other:
+            get_root_logger().warning(f'network_g: the weights in {load_path} are of a network with {other}.')
         self._print_different_keys_loading(net, weights, strict)  # renames those of another shape, if not strict
         net.load_state_dict(weights, strict=strict)
 

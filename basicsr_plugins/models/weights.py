@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 import re
@@ -147,6 +148,24 @@ def read_network(path: str | os.PathLike) -> dict | None:
     if not isinstance(network, dict) or not isinstance(network.get('type'), str):
         raise InputError(f'{path}: what it says of its network is no mapping with a type: {text[:100]}.')
     return network
+
+
+def describe_other_arguments(path: str | os.PathLike, options: Mapping) -> str:
+    """What a .safetensors file's network was built with and another of its type is not, like `flow: pyramid`.
+
+    Args:
+        path: The file.
+        options: The other network, as `network_g` in an option file.
+
+    Raises:
+        InputError: As `read_network`.
+    """
+    network = read_network(path)
+    if network is None or network['type'] != options['type']:
+        return ''
+    parameters = inspect.signature(ARCH_REGISTRY.get(options['type'])).parameters
+    has = {**{name: parameter.default for name, parameter in parameters.items()}, **options}
+    return ', '.join(f'{name}: {json.dumps(value)}' for name, value in network.items() if has.get(name) != value)
 
 
 def _read(path: str | os.PathLike) -> object:

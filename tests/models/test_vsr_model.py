@@ -21,7 +21,7 @@ from torch import nn
 from basicsr_plugins.archs.bicubic_arch import Bicubic
 from basicsr_plugins.errors import InputError, RunError
 from basicsr_plugins.metrics.tof import calculate_tof
-from basicsr_plugins.models import shipped_weights, vsr_model
+from basicsr_plugins.models import shipped_weights, training, vsr_model
 from basicsr_plugins.models.shipped_weights import save_shipped
 from basicsr_plugins.models.vsr_model import frame_metric
 
@@ -611,6 +611,23 @@ def test_a_training_begins_with_shipped_weights(options, tmp_path, monkeypatch, 
     model = build_model({**options, 'network_g': dict(SMALL_EFAR)})
     for name, value in model.net_g.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-6)  # float16's
+
+
+def test_weights_of_other_arguments_are_said(options, tmp_path, monkeypatch):
+    """Those that change no shape: such weights load, and mean something else."""
+    said = []
+    logger = type('Logger', (), {'warning': lambda _, text: said.append(text), 'info': lambda *_: None})()
+    monkeypatch.setattr(training, 'get_root_logger', lambda: logger)
+    network = {'type': 'RLSP', 'num_feat': 4, 'num_conv': 1, 'luma_only': False, 'bilinear_chroma': True}
+    file = tmp_path / 'small.safetensors'
+    save_shipped(network, build_network(dict(network)).state_dict(), file, {'licence': 'none', 'training': 'none'})
+    options['path']['pretrain_network_g'] = str(file)
+    del network['luma_only']  # as it is without saying so
+    build_model({**options, 'network_g': dict(network)})
+    assert not said
+    del network['bilinear_chroma']
+    build_model({**options, 'network_g': network})
+    assert said == [f'network_g: the weights in {file} are of a network with bilinear_chroma: true.']
 
 
 def test_safetensors_that_fit_in_part(options, tmp_path):
