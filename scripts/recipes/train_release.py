@@ -5,13 +5,14 @@
     python scripts/recipes/train_release.py rt-video --hours 3        # later: on from there, three hours in all
     python scripts/recipes/train_release.py --finish                  # weights into the package, of what there is
     python scripts/recipes/train_release.py rt-video --hours 3 --from-shipped  # on from the package's
+    python scripts/recipes/train_release.py rt-video --from-shipped --finish --final 800  # at a falling rate alone
 
 Networks train by BasicSR's trainer with the option file of each, on clips that are generated meanwhile: at a constant
 rate for as long as they have time, then on a copy of the averaged weights for a quarter as many iterations at a rate
-that goes down to 0. `--finish` does the latter, takes the checkpoint that is best on held-out generated clips, and
-writes it to basicsr_plugins/weights/. Ctrl-C pauses, and the same command goes on. A GPU is used where there is one; a
-CPU trains with batches of one clip (OMP_NUM_THREADS=1 leaves the other cores alone). Results are in
-experiments/release_*.
+that goes down to 0, by the squared error, which PSNR is made of. `--finish` does the latter, takes the checkpoint that
+is best on held-out generated clips, and writes it to basicsr_plugins/weights/. Ctrl-C pauses, and the same command goes
+on. A GPU is used where there is one; a CPU trains with batches of one clip (OMP_NUM_THREADS=1 leaves the other cores
+alone). Results are in experiments/release_*.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ SAVE_EVERY, VALIDATE_EVERY = 100, 500
 FIX_FLOW = 1000
 SHIPPED_LR_SHARE = 0.25  # of the rate from nothing: weights that have been trained to the end lose by more
 FINAL_SHARE, FINAL_LR_SHARE = 0.25, 0.5
+FINAL_LOSS = {'type': 'MSELoss', 'loss_weight': 50.0, 'reduction': 'mean'}
 LICENCE = 'Apache-2.0'
 
 
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument('--hours', type=float, default=0, help='for each, in all')
     parser.add_argument('--from-shipped', action='store_true', help='begin with the weights that the package has')
     parser.add_argument('--finish', action='store_true', help='train to the end, and write the weights')
+    parser.add_argument('--final', type=int, help='iterations of --finish; default: a quarter of those before')
     args = parser.parse_args()
     for name in args.names:
         if name not in OPTIONS:
@@ -70,7 +73,7 @@ def main() -> None:
         begin(name, args.from_shipped)
         train(name, args.hours)
         if args.finish:
-            finish(name)
+            finish(name, args.final)
 
 
 # ---------------------------------------------------------------------------- the flow network
@@ -119,7 +122,7 @@ def begin(name: str, from_shipped: bool) -> None:
         InputError: If there is a training that began without.
     """
     folder, start = Path('experiments') / f'release_{name}', start_file(name)
-    if folder.is_dir():
+    if folder.is_dir() or folder.with_name(f'{folder.name}_final_0').is_dir():
         if from_shipped and not start.is_file():
             raise InputError(f"{folder} did not begin with the package's weights; move it away to train on from those.")
     elif from_shipped:
@@ -151,11 +154,16 @@ def train(name: str, hours: float) -> None:
     run(name, options, hours - had)
 
 
-def finish(name: str) -> None:
-    """Anneal the rate, take the best checkpoint, and write it into the package."""
+def finish(name: str, iterations: int | None = None) -> None:
+    """Anneal the rate, take the best checkpoint, and write it into the package.
+
+    Args:
+        name: Of `OPTIONS`.
+        iterations: How many, a multiple of 4; None: `FINAL_SHARE` of those at the constant rate.
+    """
     start = newest(name)
-    done = int(start.stem.split('_')[-1])
-    iterations = max(4, round(FINAL_SHARE * done / 4) * 4)
+    done = iterations_of(start)
+    iterations = max(4, round((FINAL_SHARE * done if iterations is None else iterations) / 4) * 4)
     final = f'release_{name}_final_{done}'
     options = release_options(name, final)
     train_options = options['train']
@@ -165,19 +173,21 @@ def finish(name: str) -> None:
     train_options['scheduler'] = {'type': 'CosineAnnealingRestartLR', 'periods': [iterations], 'eta_min': rate / 1000}
     train_options['total_iter'] = iterations
     train_options['fix_flow'] = 0
+    train_options['pixel_opt'] = FINAL_LOSS
     options['path'] = {'pretrain_network_g': str(start), 'param_key_g': 'params_ema'}
     options['val']['val_freq'] = iterations // 4
     options['logger']['save_checkpoint_freq'] = iterations // 4
     run(name, options)
 
     folder, checkpoint, scores = Path('experiments') / final, best(name), curve(Path('experiments') / final)
-    chosen = int(checkpoint.stem.split('_')[-1])
+    chosen = iterations_of(checkpoint)
     samples = options['datasets']['train']
     share = samples.get('degradation_prob', 1) if 'degradation' in samples else 0
     material = 'generated clips' + (f', {share:.0%} of them compressed' if share else '')
+    length = f'{done} iterations at a constant rate and {chosen} more' if done else f'{chosen} iterations'
     training = (
-        f'{done} iterations at a constant rate and {chosen} more at a falling one, batches of '
-        f'{samples["batch_size_per_gpu"]}, on {material}; {hours_of(name):.1f} hours.'
+        f'{length} at a falling rate, batches of {samples["batch_size_per_gpu"]}, on {material}; '
+        f'{hours_of(name):.1f} hours.'
     )
     if start_file(name).is_file():
         training += f' Before: {read_metadata(start_file(name))["training"]}'
@@ -262,15 +272,18 @@ def hours_of(name: str) -> float:
 
 
 def newest(name: str) -> Path:
-    """The newest checkpoint of the training at a constant rate."""
-    found = [
-        (int(path.stem.split('_')[-1]), path)
-        for path in (Path('experiments') / f'release_{name}' / 'models').glob('net_g_*.pth')
-        if path.stem.split('_')[-1].isdigit()
-    ]
-    if not found:
+    """The newest checkpoint of the training at a constant rate, or the weights that it is to begin with."""
+    found = [*(Path('experiments') / f'release_{name}' / 'models').glob('net_g_*.pth'), start_file(name)]
+    path = max(found, key=iterations_of)
+    if not path.is_file():
         raise InputError(f'experiments/release_{name} has no checkpoint yet; train it by --hours.')
-    return max(found)[1]
+    return path
+
+
+def iterations_of(path: Path) -> int:
+    """The number in a checkpoint's name; 0 where there is none."""
+    number = path.stem.split('_')[-1]
+    return int(number) if number.isdigit() else 0
 
 
 def best(name: str) -> Path:

@@ -86,3 +86,32 @@ def test_goes_on_from_the_weights_of_the_package(release, tmp_path, monkeypatch)
     (tmp_path / 'experiments/release_rt-video').rename(tmp_path / 'away')
     release.begin('rt-video', from_shipped=False)  # one from nothing
     assert not start.is_file()
+
+
+def test_weights_of_the_package_end_at_a_falling_rate_alone(release, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match='release_rt-video has no checkpoint yet; train it by --hours'):
+        release.finish('rt-video', 4)
+    options = yaml.safe_load(release.OPTIONS['rt-video'].read_text())
+    shipped = tmp_path / 'rt-video.safetensors'
+    save_shipped(
+        options['network_g'],
+        build_network(dict(options['network_g'])).state_dict(),
+        shipped,
+        {'licence': 'none', 'training': '7 iterations.'},
+    )
+    monkeypatch.setattr(release, 'find_weights', lambda name: str(shipped))
+    before = safetensors.torch.load_file(shipped)
+    release.begin('rt-video', from_shipped=True)
+    release.finish('rt-video', 8)
+    after = safetensors.torch.load_file(shipped)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    used = yaml.safe_load((tmp_path / 'experiments/release_rt-video_final_0.yml').read_text())
+    assert used['train']['total_iter'] == 8
+    assert used['train']['pixel_opt']['type'] == 'MSELoss'
+    training = release.read_metadata(shipped)['training']
+    assert training.split(' ', 1)[1].startswith('iterations at a falling rate, batches of 1, on generated clips')
+    assert training.endswith(' Before: 7 iterations.')
+
+    release.begin('rt-video', from_shipped=True)  # the same command again: they are trained already
+    release.finish('rt-video', 8)
+    assert release.read_metadata(shipped)['training'] == training
