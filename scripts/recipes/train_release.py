@@ -53,7 +53,7 @@ WRONG_BY = 1.5  # pixels: the greatest standard deviation of the shifts
 SAVE_EVERY, VALIDATE_EVERY = 100, 500
 FIX_FLOW = 1000
 SHIPPED_LR_SHARE = 0.25  # of the rate from nothing: weights that have been trained to the end lose by more
-FINAL_SHARE, FINAL_LR_SHARE = 0.25, 0.5
+FINAL_SHARE = 0.25
 FINAL_LOSS = {'type': 'MSELoss', 'loss_weight': 50.0, 'reduction': 'mean'}
 LICENCE = 'Apache-2.0'
 
@@ -167,7 +167,6 @@ def finish(name: str, iterations: int | None = None) -> None:
     final = f'release_{name}_final_{done}'
     options = release_options(name, final)
     train_options = options['train']
-    train_options['optim_g']['lr'] *= FINAL_LR_SHARE
     rate = train_options['optim_g']['lr']
     train_options['ema_decay'] = 1 - 1 / max(2, 0.1 * iterations)  # averages the last tenth
     train_options['scheduler'] = {'type': 'CosineAnnealingRestartLR', 'periods': [iterations], 'eta_min': rate / 1000}

@@ -93,7 +93,7 @@ def run_toolbox(
     log_path = results / f'{module}_{option_file.stem}.log'
     command = [sys.executable, '-m', module, '-opt', str(option_file), *(arguments or [])]
     tqdm.write(f'python {" ".join(command[1:])}   (log: {log_path})')
-    environment = {**os.environ, 'OMP_WAIT_POLICY': 'passive', **({'OMP_NUM_THREADS': str(threads)} if threads else {})}
+    environment = {**os.environ, **({'OMP_NUM_THREADS': str(threads)} if threads else {})}
     with open(log_path, 'w', encoding='utf-8') as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
